@@ -1,0 +1,131 @@
+"""A sampler is a table, and one short loop runs every table.
+
+A linear solver makes the input of its k-th evaluation, and its result, as a linear combination of the starting noise,
+the earlier predictions of the clean sample ``D_j``, and fresh noise.  Written as a recurrence over rows ``k = 0..N``:
+
+    x_k = state[k] * x_{k-1} + sum_{j<k} predictions[k, j] * D_j + fresh[k] * z_k,      x_{-1} = starting noise
+    D_k = network's clean-sample prediction at (x_k, times[k]),  k < N;                 x_N is the result
+
+The recurrence is the dense form with the oldest part carried in ``x``; so a row names only the predictions it really
+needs, and the loop drops the others.  :class:`Rows` turns a solver written as in its paper into such a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.diffusion.schedule import Schedule
+
+Array = NDArray[np.float64]
+NEGLIGIBLE = 1e-11
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """``times`` (N,) in inner t; ``state`` and ``fresh`` (N+1,); ``predictions`` (N+1, N), zero where j >= k."""
+
+    name: str
+    times: Array
+    state: Array
+    predictions: Array
+    fresh: Array
+
+    @property
+    def evaluations(self) -> int:
+        """How many times the network is asked."""
+        return len(self.times)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a row adds fresh noise."""
+        return bool(np.any(self.fresh))
+
+    def needed(self, row: int) -> list[int]:
+        """The earlier predictions that this row or a later one still needs."""
+        return [j for j in range(min(row, self.evaluations)) if np.any(self.predictions[row:, j])]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "name": self.name,
+            "times": self.times.tolist(),
+            "state": self.state.tolist(),
+            "predictions": self.predictions.tolist(),
+            "fresh": self.fresh.tolist(),
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Table:
+        """The inverse of :meth:`to_json`."""
+        arrays = {name: np.asarray(data[name], dtype=np.float64) for name in ("times", "state", "predictions", "fresh")}
+        return Table(name=str(data["name"]), **arrays)
+
+
+def run(table: Table, denoise: Callable[[Any, float], Any], noise: Any, fresh: Callable[[int], Any] | None = None) -> Any:
+    """Run ``table`` from ``noise`` ~ N(0, I), any shape.
+
+    ``denoise(x, t)`` returns the clean-sample prediction; ``fresh(k)`` the k-th row's noise, needed only by stochastic
+    tables.  Works on tensors and arrays alike.
+    """
+    x, kept = noise, {}
+    for row in range(table.evaluations + 1):
+        x = table.state[row].item() * x
+        for j, prediction in kept.items():
+            weight = table.predictions[row, j].item()
+            if weight:
+                x = x + weight * prediction
+        if table.fresh[row]:
+            if fresh is None:
+                raise ValueError(f"table {table.name} adds noise in row {row}: pass fresh")
+            x = x + table.fresh[row].item() * fresh(row)
+        if row < table.evaluations:
+            kept[row] = denoise(x, table.times[row].item())
+            kept = {j: kept[j] for j in table.needed(row + 1)}
+    return x
+
+
+class Rows:
+    """Collects rows from a solver that is written with vectors over (starting noise, D_0.., z_0..)."""
+
+    def __init__(self, name: str, schedule: Schedule, times: Array, evaluations: int) -> None:
+        self.name, self.schedule = name, schedule
+        self.count = evaluations
+        self.times: list[float] = []
+        self.rows: list[Array] = []
+        self.start = self._unit(0) * schedule.sigma(times[0])
+
+    def _unit(self, place: int) -> Array:
+        vector = np.zeros(2 + 2 * self.count)
+        vector[place] = 1.0
+        return vector
+
+    def evaluate(self, x: Array, t: float) -> Array:
+        """The network asked at (x, t): the vector of its prediction."""
+        self.rows.append(x)
+        self.times.append(float(t))
+        return self._unit(len(self.rows))
+
+    def noise(self) -> Array:
+        """Fresh noise for the row that comes next."""
+        return self._unit(1 + self.count + len(self.rows))
+
+    def table(self, x: Array) -> Table:
+        """The table whose result is ``x``."""
+        n = self.count
+        if len(self.rows) != n:
+            raise ValueError(f"{self.name}: {len(self.rows)} evaluations made, {n} declared")
+        state, predictions, fresh = np.zeros(n + 1), np.zeros((n + 1, n)), np.zeros(n + 1)
+        previous = self._unit(0)
+        for k, row in enumerate([*self.rows, x]):
+            state[k] = row[0] / previous[0] if previous[0] else 0.0
+            rest = row - state[k] * previous
+            rest[np.abs(rest) < NEGLIGIBLE * np.abs(row).max()] = 0.0
+            predictions[k, :k] = rest[1 : 1 + k]
+            fresh[k] = rest[1 + n + k]
+            previous = row
+        return Table(self.name, np.asarray(self.times), state, predictions, fresh)

@@ -1,0 +1,65 @@
+"""Files written whole or not at all, and where hasten keeps what it can make again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hasten.errors import BadInput
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and is removed when not.
+
+    The old file stays intact until then.  Raises BadInput when the folder can't be written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise BadInput(f"{path.parent} can't be written to ({error.strerror}); choose another folder") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write ``content`` whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path | str, content: str) -> None:
+    """Write ``content`` as UTF-8, whole or not at all."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def sha256(path: Path | str) -> str:
+    """The file's SHA-256 as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder(*parts: str) -> Path:
+    """A folder for what can be made again: under HASTEN_CACHE, else XDG_CACHE_HOME, else ~/.cache/hasten."""
+    root = os.environ.get("HASTEN_CACHE")
+    if root is None:
+        root = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hasten")
+    folder = Path(root, *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
