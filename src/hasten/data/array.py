@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hasten.errors import BadInput
+from hasten.files import cache_folder, replacing
 
 HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Data:
-    """``samples`` (n, *shape): uint8 pictures, channels first, or float32; ``labels`` (n,) int64; ``held_out`` (n,) bool."""
+    """``samples`` (n, *shape): uint8 pictures, channels first, or float32; ``labels`` (n,) int64; ``held_out`` (n,).
+
+    ``notes``: a line on each thing that was done to the data on the way in, for a person to read.
+    """
 
     name: str
     samples: NDArray[np.uint8] | NDArray[np.float32]
@@ -24,6 +31,7 @@ class Data:
     label_names: tuple[str, ...]
     held_out: NDArray[np.bool_]
     attribution: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.samples)
@@ -49,5 +57,31 @@ def as_float(samples: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.flo
 
 
 def split(keys: Sequence[str], share: float = HELD_OUT_SHARE) -> NDArray[np.bool_]:
-    """True for about ``share`` of the keys, by the CRC-32 of each alone: the same on every machine, at every size."""
-    return np.asarray([zlib.crc32(key.encode()) % 10_000 < share * 10_000 for key in keys])
+    """True for about ``share`` of the keys, by the CRC-32 of each alone: the same on every machine, at every size.
+
+    Of two keys or more, one at least is held out.
+    """
+    places = np.asarray([zlib.crc32(key.encode("utf-8", "surrogateescape")) % 10_000 for key in keys])
+    held_out = np.asarray(places < share * 10_000, dtype=np.bool_)
+    if len(keys) > 1 and not held_out.any():
+        held_out[places.argmin()] = True
+    return held_out
+
+
+def cached(kind: str, name: str, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The arrays of ``<cache>/<kind>/<name>.npz``; made, and kept there, when it is missing or damaged.
+
+    The cache only saves time: where nothing can be written there, the arrays are made each time.
+    """
+    try:
+        path = cache_folder(kind) / f"{name}.npz"
+    except OSError:
+        return make()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        arrays = make()
+    with contextlib.suppress(OSError, BadInput), replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub mixes up allow_pickle
+    return arrays

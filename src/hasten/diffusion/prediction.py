@@ -19,8 +19,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 Prediction = Literal["sample", "epsilon", "v_prediction", "flow", "edm"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 
@@ -61,5 +59,5 @@ def from_sample(prediction: Prediction, x: Any, sample: Any, alpha: Any, sigma: 
 def input_scale(prediction: Prediction, alpha: Any, sigma: Any, sigma_data: float = 0.5) -> Any:
     """What ``x_t`` is multiplied with before the network sees it: ``c_in`` of EDM (eq. 8), else 1."""
     if prediction == "edm":
-        return 1.0 / alpha / np.sqrt((sigma / alpha) ** 2 + sigma_data**2)
+        return 1.0 / alpha / ((sigma / alpha) ** 2 + sigma_data**2) ** 0.5
     return 1.0

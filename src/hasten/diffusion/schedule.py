@@ -34,7 +34,7 @@ class Schedule:
 
     ``knot_t`` and ``knot_s`` are strictly increasing; ``knot_t`` lies in (0, 1].  ``timesteps`` is how the network
     wants to hear the time: ``float`` T of a discrete model (it gets ``t * T - 1``, at least 0), or None when it takes
-    ``c_noise`` of its own family (``log(sigma) / 4`` for EDM, ``t * 1000`` for flow).
+    ``c_noise`` of its own family (``log(sigma) / 4`` for EDM, ``sigma * 1000`` for flow).
     """
 
     kind: Kind
@@ -44,15 +44,16 @@ class Schedule:
 
     def __post_init__(self) -> None:
         t, s = np.asarray(self.knot_t), np.asarray(self.knot_s)
-        if len(t) != len(s) or len(t) < 2 or np.any(np.diff(t) <= 0) or np.any(np.diff(s) <= 0) or s[0] <= 0:
-            raise ValueError("a schedule needs at least two knots, strictly increasing in t and in s > 0")
+        rising = len(t) == len(s) >= 2 and np.all(np.diff(t) > 0) and np.all(np.diff(s) > 0)
+        if not (rising and t[0] > 0 and t[-1] <= 1 and s[0] > 0 and np.isfinite(s[-1])):
+            raise ValueError("a schedule needs at least two knots, strictly increasing in t within (0, 1] and in s > 0")
 
     def s(self, t: ArrayLike) -> Array:
         """Noise-to-signal ratio sigma_t / alpha_t at ``t`` in [0, 1]; any shape."""
         t = np.asarray(t, dtype=np.float64)
         first_t, first_s = self.knot_t[0], self.knot_s[0]
         above = np.exp(np.interp(t, self.knot_t, np.log(self.knot_s)))
-        return np.where(t < first_t, first_s * np.maximum(t, 0.0) / first_t, above)
+        return np.asarray(np.where(t < first_t, first_s * np.maximum(t, 0.0) / first_t, above))
 
     def t(self, s: ArrayLike) -> Array:
         """The inverse of :meth:`s`, clamped to t in [0, 1]."""
@@ -79,7 +80,7 @@ class Schedule:
             return np.maximum(t * self.timesteps - 1.0, 0.0)
         if self.kind == "ve":
             return np.asarray(np.log(np.maximum(self.s(t), 1e-20)) / 4.0)
-        return t * 1000.0
+        return np.asarray(self.sigma(t) * 1000.0)
 
 
 def from_betas(betas: ArrayLike) -> Schedule:
@@ -88,7 +89,7 @@ def from_betas(betas: ArrayLike) -> Schedule:
     Raises ValueError when a beta lies outside (0, 1).
     """
     beta = np.asarray(betas, dtype=np.float64)
-    if beta.ndim != 1 or len(beta) < 2 or np.any(beta <= 0) or np.any(beta >= 1):
+    if beta.ndim != 1 or len(beta) < 2 or not np.all((beta > 0) & (beta < 1)):  # so that NaN fails too
         raise ValueError("betas: a list of at least two numbers in (0, 1) is needed")
     alpha_bar = np.cumprod(1.0 - beta)
     count = len(beta)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hasten.diffusion.schedule import Schedule
+from hasten.errors import BadInput
 
 Array = NDArray[np.float64]
 NEGLIGIBLE = 1e-11
@@ -35,6 +36,15 @@ class Table:
     predictions: Array
     fresh: Array
 
+    def __post_init__(self) -> None:
+        n = len(self.times)
+        if self.state.shape != (n + 1,) or self.fresh.shape != (n + 1,) or self.predictions.shape != (n + 1, n):
+            raise BadInput(f"sampler table {self.name}: {n} times, but the other columns have other lengths")
+        if not all(np.isfinite(column).all() for column in (self.times, self.state, self.predictions, self.fresh)):
+            raise BadInput(f"sampler table {self.name}: a number is not finite")
+        if np.any(np.triu(self.predictions)):
+            raise BadInput(f"sampler table {self.name}: a row uses a prediction that does not exist yet")
+
     @property
     def evaluations(self) -> int:
         """How many times the network is asked."""
@@ -47,7 +57,8 @@ class Table:
 
     def needed(self, row: int) -> list[int]:
         """The earlier predictions that this row or a later one still needs."""
-        return [j for j in range(min(row, self.evaluations)) if np.any(self.predictions[row:, j])]
+        used: list[int] = np.flatnonzero(self.predictions[row:, :row].any(axis=0)).tolist()
+        return used
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -61,31 +72,37 @@ class Table:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Table:
-        """The inverse of :meth:`to_json`."""
-        arrays = {name: np.asarray(data[name], dtype=np.float64) for name in ("times", "state", "predictions", "fresh")}
-        return Table(name=str(data["name"]), **arrays)
+        """The inverse of :meth:`to_json`.  Raises BadInput for a missing key or numbers that are no table."""
+        try:
+            columns = [np.asarray(data[key], dtype=np.float64) for key in ("times", "state", "predictions", "fresh")]
+            return Table(str(data["name"]), *columns)
+        except (KeyError, TypeError, ValueError) as error:
+            raise error if isinstance(error, BadInput) else BadInput(f"sampler table: {error!r}") from error
 
 
-def run(table: Table, denoise: Callable[[Any, float], Any], noise: Any, fresh: Callable[[int], Any] | None = None) -> Any:
+def run(
+    table: Table, denoise: Callable[[Any, float], Any], noise: Any, fresh: Callable[[int], Any] | None = None
+) -> Any:
     """Run ``table`` from ``noise`` ~ N(0, I), any shape.
 
     ``denoise(x, t)`` returns the clean-sample prediction; ``fresh(k)`` the k-th row's noise, needed only by stochastic
     tables.  Works on tensors and arrays alike.
     """
-    x, kept = noise, {}
+    x: Any = noise
+    kept: dict[int, Any] = {}
     for row in range(table.evaluations + 1):
         x = table.state[row].item() * x
-        for j, prediction in kept.items():
+        for j in kept:
             weight = table.predictions[row, j].item()
             if weight:
-                x = x + weight * prediction
+                x = x + weight * kept[j]
         if table.fresh[row]:
             if fresh is None:
                 raise ValueError(f"table {table.name} adds noise in row {row}: pass fresh")
             x = x + table.fresh[row].item() * fresh(row)
         if row < table.evaluations:
+            kept = {j: kept[j] for j in table.needed(row + 1) if j != row}  # gone before the network needs memory
             kept[row] = denoise(x, table.times[row].item())
-            kept = {j: kept[j] for j in table.needed(row + 1)}
     return x
 
 
@@ -93,6 +110,8 @@ class Rows:
     """Collects rows from a solver that is written with vectors over (starting noise, D_0.., z_0..)."""
 
     def __init__(self, name: str, schedule: Schedule, times: Array, evaluations: int) -> None:
+        if not (len(times) >= 2 and np.all(np.diff(times) < 0) and times[0] <= 1 and times[-1] >= 0):
+            raise BadInput(f"sampler {name}: times must fall strictly, from at most 1 to at least 0")
         self.name, self.schedule = name, schedule
         self.count = evaluations
         self.times: list[float] = []
@@ -115,7 +134,11 @@ class Rows:
         return self._unit(1 + self.count + len(self.rows))
 
     def table(self, x: Array) -> Table:
-        """The table whose result is ``x``."""
+        """The table whose result is ``x``.
+
+        A row is written as the last one scaled to the same share of starting noise, plus a rest.  The rest holds no
+        old fresh noise for any solver whose rows are a Markov chain or deterministic; others raise ValueError.
+        """
         n = self.count
         if len(self.rows) != n:
             raise ValueError(f"{self.name}: {len(self.rows)} evaluations made, {n} declared")
@@ -125,7 +148,8 @@ class Rows:
             state[k] = row[0] / previous[0] if previous[0] else 0.0
             rest = row - state[k] * previous
             rest[np.abs(rest) < NEGLIGIBLE * np.abs(row).max()] = 0.0
-            predictions[k, :k] = rest[1 : 1 + k]
-            fresh[k] = rest[1 + n + k]
+            predictions[k, :k], fresh[k] = rest[1 : 1 + k], rest[1 + n + k]
+            if np.any(rest[1 + n : 1 + n + k]):
+                raise ValueError(f"{self.name}: row {k} needs the fresh noise of an earlier row")
             previous = row
         return Table(self.name, np.asarray(self.times), state, predictions, fresh)

@@ -8,23 +8,31 @@ and, where asked for, min-SNR weights (Hang et al. 2023, arXiv:2303.09556).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
-from hasten.data import digits, emoji, folder
 from hasten.data.array import Data
-from hasten.diffusion import prediction, schedule, solvers, table, times
+from hasten.data.loader import batch_indices, by_name
+from hasten.diffusion import prediction, schedule, solvers, times
+from hasten.diffusion.loss import WEIGHTINGS
+from hasten.environment import check_device
 from hasten.errors import BadInput, HastenError
-from hasten.files import replacing, write_text
+from hasten.files import write_text
+from hasten.model import source
 from hasten.model.folder import save_folder, unet
-from hasten.train import average, state
+from hasten.model.grid import write_grid
+from hasten.model.workload import Case
+from hasten.train import average, guard, state
 from hasten.train.recipe import Recipe
 from hasten.train.schedules import warmup_cosine
 
@@ -36,16 +44,31 @@ SCHEDULES: dict[str, Callable[[int], schedule.Schedule]] = {
 Progress = Callable[[int, int, float, float], None]
 
 
-def train(recipe: Recipe, out: Path, resume: bool = False, progress: Progress | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    out: Path,
+    resume: bool | Path = False,
+    progress: Progress | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Path:
     """Train as ``recipe`` says into ``out`` and return the model folder ``out/model``.
 
-    ``progress(step, steps, loss, seconds_left)`` is called after each step.  ``out`` gets checkpoints, sample grids
-    (``samples-<step>.png``), ``loss.csv`` and, at the end, the averaged weights as a diffusers folder.  Raises BadInput
-    for a recipe that the data can't serve, HastenError when the loss is no longer finite.
+    ``resume``: go on from the newest readable checkpoint in ``out``, or from exactly the one at a path.
+    ``progress(step, steps, loss, seconds_left)`` is called after each step, ``warn`` with each line on what was worked
+    around.  ``out`` gets checkpoints, sample grids (``samples-<step>.png``), ``loss.csv`` and, at the end, the averaged
+    weights as a diffusers folder.
+
+    Raises BadInput for a recipe that data, device or disk can't serve, for an ``out`` that another run holds or has
+    filled; HastenError when loss or gradient is no longer finite; KeyboardInterrupt after Ctrl-C or SIGTERM, once the
+    step is done and its checkpoint saved.
     """
-    data = read_data(recipe)
+    options, section = recipe.train, recipe.data
+    check_device(options.device)
+    state.check_place(out, resume)
+    data = by_name(section.name, section.size, section.path, skip_bad=section.skip_bad)
+    for note in data.notes:
+        warn(note)
     samples, labels = data.part(held_out=False)
-    options = recipe.train
     if len(samples) < options.batch_size:
         raise BadInput(
             f"data {data.name} has {len(samples)} training samples, the batch size is {options.batch_size}: "
@@ -72,57 +95,97 @@ def train(recipe: Recipe, out: Path, resume: bool = False, progress: Progress | 
         fused=True,
     )
     run = state.State(network, {n: v.detach().clone() for n, v in network.state_dict().items()}, optimizer)
-    started_from = 0
-    if resume:
-        for line in state.restore_(run, out, fingerprint):
-            print(f"warning: {line}")
-        started_from = run.step
-
     pictures, classes = torch.from_numpy(samples).to(device), torch.from_numpy(labels).to(device)
-    began = time.perf_counter()
-    network.train()
-    while run.step < options.steps:
-        rng = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
-        chosen = batch_indices(run.step, options.batch_size, len(samples), options.seed).to(device)
-        clean, label = pictures[chosen], classes[chosen].clone()
-        dropped = torch.rand(len(chosen), generator=rng) < options.label_dropout
-        label[dropped.to(device)] = len(data.label_names)
-        t = (torch.rand((), generator=rng) + torch.arange(len(chosen)) / len(chosen)) % 1.0
-        t = t.double().clamp(1e-4, 1.0).numpy()
-        alpha, sigma = (column(f(t), clean) for f in (noise_schedule.alpha, noise_schedule.sigma))
-        noise = torch.randn(clean.shape, generator=rng).to(device)
-        noised = (alpha * clean + sigma * noise).contiguous(memory_format=torch.channels_last)
-        wanted = prediction.from_sample(recipe.model.prediction, noised, clean, alpha, sigma)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            asked = torch.from_numpy(noise_schedule.network_time(t)).float().to(device)
-            predicted = network(noised, asked, class_labels=label).sample
-        error = (predicted.float() - wanted).square().flatten(1).mean(1)
-        loss = (error * weights(recipe, noise_schedule.s(t)).to(device)).mean()
-        if not torch.isfinite(loss):
-            raise HastenError(
-                f"step {run.step}: the loss is {loss.item()}; lower train.learning_rate, then --resume from the "
-                f"checkpoint in {out}"
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * warmup_cosine(run.step, options.steps, options.warmup_steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if options.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
-        optimizer.step()
-        average.update_(
-            run.average.values(), network.state_dict().values(), average.decay_at(run.step, options.ema_decay)
-        )
-        run.step += 1
-        run.losses.append(loss.item())
-        if progress is not None:
-            each = (time.perf_counter() - began) / (run.step - started_from)
-            progress(run.step, options.steps, float(np.mean(run.losses[-100:])), each * (options.steps - run.step))
-        if run.step % options.sample_every == 0 or run.step == options.steps:
-            write_grid(sample_average(run, recipe, noise_schedule, data), out / f"samples-{run.step:07d}.png")
-        if run.step % options.checkpoint_every == 0 or run.step == options.steps:
-            state.save(run, out, fingerprint)
-            write_text(out / "loss.csv", "step,loss\n" + "".join(f"{i},{v:.6f}\n" for i, v in enumerate(run.losses)))
+
+    with guard.holding(out), guard.stopping() as stop_asked:
+        state.check_place(out, resume)
+        if resume:
+            where = resume if isinstance(resume, Path) else out
+            for line in state.restore_(run, where, fingerprint, recipe.model_dump()):
+                warn(line)
+        guard.check_room(out, state.needed_bytes(network, out), "checkpoints and the model")
+        began, began_at = time.perf_counter(), run.step
+        network.train()
+        while run.step < options.steps:
+            rng = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
+            chosen = torch.from_numpy(batch_indices(run.step, options.batch_size, len(samples), options.seed))
+            clean, label = pictures[chosen.to(device)], classes[chosen.to(device)]
+            dropped = torch.rand(len(chosen), generator=rng) < options.label_dropout
+            label[dropped.to(device)] = len(data.label_names)
+            places = (torch.rand((), generator=rng) + torch.arange(len(chosen)) / len(chosen)) % 1.0
+            t = places.double().clamp(1e-4, 1.0).numpy()
+            alpha, sigma = (column(f(t), clean) for f in (noise_schedule.alpha, noise_schedule.sigma))
+            noise = torch.randn(clean.shape, generator=rng).to(device)
+            noised = (alpha * clean + sigma * noise).contiguous(memory_format=torch.channels_last)
+            wanted = prediction.from_sample(recipe.model.prediction, noised, clean, alpha, sigma)
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+                asked = torch.from_numpy(noise_schedule.network_time(t)).float().to(device)
+                predicted = network(noised, asked, class_labels=label).sample
+            error = (predicted.float() - wanted).square().flatten(1).mean(1)
+            weigh = WEIGHTINGS[options.weighting]
+            weights = weigh(recipe.model.prediction, noise_schedule.s(t), options.min_snr_gamma)
+            loss = (error * torch.from_numpy(weights).float().to(device)).mean()
+
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * warmup_cosine(run.step, options.steps, options.warmup_steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm or torch.inf)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                raise HastenError(
+                    f"step {run.step}: the loss is {loss.item()}, the gradient's norm {norm.item()}; checkpoints are "
+                    f"kept: lower train.learning_rate (now {options.learning_rate}) and train into another --out"
+                )
+            optimizer.step()
+            decay = average.decay_at(run.step, options.ema_decay)
+            average.update_(run.average.values(), network.state_dict().values(), decay)
+            run.step += 1
+            run.losses.append(loss.item())
+
+            if progress is not None:
+                each = (time.perf_counter() - began) / (run.step - began_at)
+                progress(run.step, options.steps, float(np.mean(run.losses[-100:])), each * (options.steps - run.step))
+            stop, done = stop_asked(), run.step == options.steps
+            if run.step % options.checkpoint_every == 0 or done or stop:
+                state.save(run, out, fingerprint, recipe.model_dump())
+                rows = "".join(f"{i},{v:.6f}\n" for i, v in enumerate(run.losses))
+                write_text(out / "loss.csv", f"step,loss\n{rows}")
+            if stop:
+                raise KeyboardInterrupt(f"stopped after step {run.step} of {options.steps}; --resume goes on there")
+            if run.step % options.sample_every == 0 or done:
+                write_grid(sample_average(run, recipe, noise_schedule, data), out / f"samples-{run.step:07d}.png")
+        save_model(run, recipe, data, out / "model")
+    return out / "model"
+
+
+def column(values: NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
+    """(n,) numbers as a float32 tensor that broadcasts against ``like`` (n, *shape)."""
+    return torch.from_numpy(values).float().reshape(-1, *[1] * (like.dim() - 1)).to(like.device)
+
+
+def sample_average(run: state.State, recipe: Recipe, noise_schedule: schedule.Schedule, data: Data) -> torch.Tensor:
+    """64 samples of the averaged weights from the recipe's seed: DDIM, 25 steps, labels as frequent as in the data."""
+    network = copy.deepcopy(run.network)
+    network.load_state_dict(run.average)
+    null = len(data.label_names)
+    target = source.load(
+        network,
+        schedule=noise_schedule,
+        prediction=recipe.model.prediction,
+        shape=data.shape,
+        num_labels=null + 1,
+        null_label=null,
+        call=source.call_unet,
+        device=recipe.train.device,
+    ).build()
+    target.table = solvers.ddim(noise_schedule, times.uniform(noise_schedule, 25))
+    noise = torch.randn((64, *data.shape), generator=torch.Generator().manual_seed(recipe.train.seed))
+    labels = np.sort(np.random.default_rng(recipe.train.seed).choice(data.labels, 64))
+    return target.sample(Case(0, recipe.train.seed, noise, torch.from_numpy(labels)))
+
+
+def save_model(run: state.State, recipe: Recipe, data: Data, folder: Path) -> None:
+    """The averaged weights as a diffusers folder, with what the folder format has no place for in ``hasten.json``."""
     scheduler = {
         "_class_name": "DDIMScheduler",
         "beta_schedule": recipe.model.schedule,
@@ -139,80 +202,5 @@ def train(recipe: Recipe, out: Path, resume: bool = False, progress: Progress | 
         "null_label": len(data.label_names),
         "recipe": recipe.model_dump(),
     }
-    save_folder(out / "model", dict(json.loads(network.to_json_string())), run.average, scheduler, extra)
-    return out / "model"
-
-
-def read_data(recipe: Recipe) -> Data:
-    """The data that the recipe names."""
-    section = recipe.data
-    if section.name == "emoji":
-        return emoji.load(section.size)
-    if section.name == "digits":
-        return digits.load(section.size)
-    if section.path is None:
-        raise BadInput("recipe: data.name is 'folder' but data.path is missing; add it")
-    return folder.load(Path(section.path), section.size)
-
-
-def batch_indices(step: int, batch_size: int, count: int, seed: int) -> torch.Tensor:
-    """Which samples step ``step`` takes: each epoch is a new permutation by (seed, epoch), its remainder dropped."""
-    epoch, place = divmod(step, count // batch_size)
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    return torch.from_numpy(order[place * batch_size : (place + 1) * batch_size])
-
-
-def weights(recipe: Recipe, s: np.ndarray) -> torch.Tensor:
-    """The loss weight at noise-to-signal ratio ``s`` (n,): 1, or min-SNR-gamma for the recipe's prediction type."""
-    if recipe.train.weighting == "none":
-        return torch.ones(len(s))
-    snr = 1.0 / s**2
-    per_sample = np.minimum(snr, recipe.train.min_snr_gamma)
-    scale = {"sample": 1.0, "epsilon": snr, "v_prediction": snr + 1.0}[recipe.model.prediction]
-    return torch.from_numpy(per_sample / scale).float()
-
-
-def column(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """(n,) numbers as a float32 tensor that broadcasts against ``like`` (n, *shape)."""
-    return torch.from_numpy(values).float().reshape(-1, *[1] * (like.dim() - 1)).to(like.device)
-
-
-@torch.no_grad()
-def sample_average(run: state.State, recipe: Recipe, noise_schedule: schedule.Schedule, data: Data) -> torch.Tensor:
-    """64 samples of the averaged weights from the recipe's seed: DDIM, 25 steps, labels as frequent as in the data."""
-    network = type(run.network).from_config(run.network.config)
-    network.load_state_dict(run.average)
-    device = next(run.network.parameters()).device
-    network = network.to(device, memory_format=torch.channels_last).eval()
-    rng = torch.Generator().manual_seed(recipe.train.seed)
-    noise = torch.randn((64, *data.shape), generator=rng).to(device)
-    picked = np.random.default_rng(recipe.train.seed).choice(data.labels, 64)
-    labels = torch.from_numpy(np.sort(picked)).to(device)
-
-    def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
-        asked = torch.full((len(x),), float(noise_schedule.network_time(t)), device=device)
-        output = network(x, asked, class_labels=labels).sample
-        alpha, sigma = noise_schedule.alpha(t).item(), noise_schedule.sigma(t).item()
-        result: torch.Tensor = prediction.to_sample(recipe.model.prediction, x, output, alpha, sigma)
-        return result
-
-    result: torch.Tensor = table.run(solvers.ddim(noise_schedule, times.uniform(noise_schedule, 25)), denoise, noise)
-    return result
-
-
-def write_grid(samples: torch.Tensor, path: Path, columns: int = 8) -> None:
-    """Pictures (n, 1 or 3, h, w) in [-1, 1] as one PNG; other shapes are not drawn."""
-    if samples.dim() != 4 or samples.shape[1] not in (1, 3):
-        return
-    pictures = ((samples.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
-    if pictures.shape[1] == 1:
-        pictures = pictures.expand(-1, 3, -1, -1)
-    n, _, h, w = pictures.shape
-    rows = -(-n // columns)
-    sheet = torch.full((rows * columns, 3, h, w), 255, dtype=torch.uint8)
-    sheet[:n] = pictures
-    grid = sheet.reshape(rows, columns, 3, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, 3)
-    with replacing(path) as temporary:
-        Image.fromarray(grid.numpy()).resize((columns * w * 3, rows * h * 3), Image.Resampling.NEAREST).save(
-            temporary, format="PNG"
-        )
+    config: dict[str, Any] = json.loads(run.network.to_json_string())  # type: ignore[operator]
+    save_folder(folder, config, run.average, scheduler, extra)

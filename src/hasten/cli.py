@@ -1,0 +1,256 @@
+"""Command line: arguments to public functions, no logic.  Answers ``--help`` without importing torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hasten import __version__, console
+from hasten.errors import BadInput, HastenError
+
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random numbers.")
+OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
+RESUME = click.option("--resume", is_flag=True, help="Go on from what --out holds.")
+GUIDANCE = click.option("--guidance", default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
+DEVICE = click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu, cuda.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+
+
+class Seconds(click.ParamType):
+    """``90``, ``90s``, ``5m`` or ``1h`` in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds that ``value`` says."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
+        if not found or not float(found[1]):
+            self.fail(f"{value!r} is no time; write 90s, 5m or 1h", param, ctx)
+        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+class Budget(click.ParamType):
+    """``quality=2%`` as 0.02."""
+
+    name = "budget"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The relative loss that ``value`` allows."""
+        found = re.fullmatch(r"quality=(\d+(?:\.\d+)?)%", str(value))
+        if not found:
+            self.fail(f"{value!r} is no budget; write quality=2%", param, ctx)
+        return float(found[1]) / 100
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Make diffusion models fast, small and stable, and prove that they still make the same pictures."""
+    context.obj = debug
+
+
+@cli.command()
+@click.option("--out", default=Path("runs/demo"), show_default=True, type=click.Path(path_type=Path))
+@SEED
+@RESUME
+@JSON
+def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
+    """Optimise the bundled emoji model against the bundled data."""
+    from hasten.model import bundled
+
+    _optimize("hasten demo", str(bundled.folder()), "emoji", out, 0.02, 270.0, 16, seed, resume, 1.0, as_json)
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--data", help="What to judge quality by: emoji, digits or a folder of images.")
+@click.option("--budget", default="quality=2%", show_default=True, type=Budget(), help="Loss of quality allowed.")
+@click.option("--time", "seconds", default="5m", show_default=True, type=Seconds(), help="Time for the whole run.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
+@OUT
+@GUIDANCE
+@SEED
+@RESUME
+@JSON
+def optimize(
+    source: str,
+    data: str | None,
+    budget: float,
+    seconds: float,
+    batch: int,
+    out: Path,
+    guidance: float,
+    seed: int,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Find the fastest plan for the model folder SOURCE that keeps its quality, and prove it."""
+    command = f"hasten optimize {source}{f' --data {data}' if data else ''} --budget quality={budget:.3%} --out {out}"
+    _optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-n", "--count", default=64, show_default=True, type=click.IntRange(1, 100_000), help="How many samples.")
+@click.option("--out", type=click.Path(path_type=Path), help="A PNG grid, or an .npy file for any shape.")
+@click.option("--label", type=click.IntRange(0), help="One label for all samples; else all labels in turn.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
+@GUIDANCE
+@SEED
+def sample(
+    model: Path, count: int, out: Path | None, label: int | None, batch: int, guidance: float, seed: int
+) -> None:
+    """Sample from an artifact or a model folder."""
+    from hasten import commands
+
+    with console.progress() as progress:
+        commands.sample(model, count, out, label, batch, guidance, seed, progress)
+    if out is not None:
+        click.echo(f"written     {out}")
+
+
+@cli.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@JSON
+def verify(artifact: Path, as_json: bool) -> None:
+    """Check an artifact's hashes and its reference outputs, and name what differs in the environment."""
+    from dataclasses import asdict
+
+    from hasten import artifact as artifacts
+
+    found = artifacts.verify(artifact)
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    else:
+        for difference in found.differences:
+            click.echo(f"environment {difference}")
+        if found.agreement_db is not None:
+            click.echo(f"reference   outputs agree to {found.agreement_db:.1f} dB")
+        click.echo(f"files       {found.files} hashes checked")
+    if found.problems:
+        raise HastenError(f"{artifact} does not verify: {'; '.join(found.problems)}; make it again with hasten apply")
+    if not as_json:
+        click.echo("verified")
+
+
+@cli.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
+@OUT
+@GUIDANCE
+def apply(plan: Path, source: Path, out: Path, guidance: float) -> None:
+    """Apply PLAN.toml to the model folder SOURCE and save the artifact."""
+    from hasten import artifact, load
+    from hasten.technique import plan as plans
+
+    if out.exists():
+        raise BadInput(f"{out} exists; choose another --out")
+    artifact.save(out, load(source, guidance=guidance), plans.read(plan))
+    click.echo(f"written     {out}")
+
+
+@cli.command()
+@JSON
+def env(as_json: bool) -> None:
+    """Show what timings here depend on, and this machine's measured peaks."""
+    from dataclasses import asdict
+
+    from hasten.environment import environment, fingerprint
+    from hasten.measure import roofline
+
+    found = environment()
+    peaks = asdict(roofline.peaks("cpu", fingerprint(found)))
+    if as_json:
+        click.echo(json.dumps({**found, "fingerprint": fingerprint(found), "peaks": peaks}))
+        return
+    for name, value in found.items():
+        shown = value
+        if isinstance(value, dict):
+            shown = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
+        elif isinstance(value, list):
+            shown = " ".join(map(str, value))
+        elif name == "memory_bytes":
+            name, shown = "memory", f"{value / 2**30:.1f} GiB"
+        click.echo(f"{name:<12}{shown}")
+    click.echo(f"{'fingerprint':<12}{fingerprint(found)}")
+    click.echo(f"{'peaks':<12}{console.peaks_line(peaks)}")
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@OUT
+@click.option("--resume", is_flag=False, flag_value="newest", help="Go on from the newest checkpoint, or from PATH.")
+def train(recipe: Path, out: Path, resume: str | None) -> None:
+    """Train a model as RECIPE.toml says."""
+    from hasten.train import recipe as recipes
+
+    read = recipes.read(recipe)
+    from hasten.train import loop
+
+    where: bool | Path = True if resume == "newest" else Path(resume) if resume else False
+    with console.training() as (progress, warn):
+        folder = loop.train(read, out, where, progress, warn)
+    click.echo(f"written     {folder}")
+
+
+def _optimize(
+    command: str,
+    source: str,
+    data: str | None,
+    out: Path,
+    budget: float,
+    seconds: float,
+    batch: int,
+    seed: int,
+    resume: bool,
+    guidance: float,
+    as_json: bool,
+) -> None:
+    from hasten import commands
+
+    with console.progress() as progress:
+        result = commands.optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, progress)
+    click.echo(json.dumps(result) if as_json else console.summary(result, out))
+    if result["interrupted"]:
+        sys.exit(130)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the errors that hasten raises become one line and an exit status."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_exit_status(lambda: cli.main(arguments, prog_name="hasten", standalone_mode=False), debug))
+
+
+def _exit_status(call: Callable[[], Any], debug: bool) -> int:
+    try:
+        call()
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        where = f"hasten {error.ctx.info_name}" if isinstance(error, click.UsageError) and error.ctx else "hasten"
+        click.echo(f"error: {error.format_message()}; see {where} --help", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; what was written is whole, and --resume goes on", err=True)
+        return 130
+    except HastenError as error:
+        click.echo(f"error: {error}", err=True)
+        if debug:
+            traceback.print_exc()
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        click.echo(f"error: {type(error).__name__}: {first}; run again with --debug for the traceback", err=True)
+        return 1
+    return 0

@@ -1,0 +1,124 @@
+"""What a person sees in the terminal: progress on standard error, the summary on standard output.
+
+Progress is silent when standard error is no terminal.  Imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Report = Callable[[str, str, float], None]
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """A line that says phase, what is being tried, time used and time left."""
+    if not sys.stderr.isatty():
+        yield lambda phase, detail, left: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[phase]:<10}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("", phase="start", detail="")
+
+        def report(phase: str, detail: str, left: float) -> None:
+            shown = f"{clock(left)} left  {detail}" if left else detail
+            display.update(task, phase=phase, detail=shown)
+
+        yield report
+
+
+@contextmanager
+def training() -> Iterator[tuple[Callable[[int, int, float, float], None], Callable[[str], None]]]:
+    """A bar of steps with the loss and the time left, and how to print a warning without breaking it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+
+    def warn(line: str) -> None:
+        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+
+    if not sys.stderr.isatty():
+        yield (lambda step, steps, loss, left: None), warn
+        return
+    columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
+    with Progress(*columns, console=console) as display:
+        task = display.add_task("", detail="")
+
+        def report(step: int, steps: int, loss: float, left: float) -> None:
+            display.update(task, completed=step, total=steps, detail=f"loss {loss:.4f}  {clock(left)} left")
+
+        yield report, warn
+
+
+def clock(seconds: float) -> str:
+    """``4:05`` or ``1:02:30``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def summary(result: dict[str, Any], out: Path) -> str:
+    """The run in eight lines of at most 80 columns where that can be; every figure from ``result``."""
+    sides = [(name, result[side]) for name, side in (("baseline", "baseline"), ("optimised", "candidate"))]
+    width = max(len(", ".join(side["label"])) for _, side in sides)
+    lines = [
+        f"{name:<12}{', '.join(side['label']):<{width}}  {side['seconds_per_image']:.3g} s/image"
+        for name, side in sides
+    ]
+    lines.append(f"{'speed':<12}{speed_line(result['speedup'])}")
+    lines.append(f"{'quality':<12}{quality_line(result['quality'])}")
+    memory = [side["peak_bytes"] for _, side in sides]
+    if None not in memory:
+        lines.append(f"{'memory':<12}peak {memory[0] / 2**20:.0f} MiB -> {memory[1] / 2**20:.0f} MiB")
+    adds = ", ".join(f"{row['label']} {row['ratio']:.2g}x" for row in result["attribution"])
+    if adds:
+        lines.append(f"{'each adds':<12}{adds}   (removed one at a time)")
+    for n, row in enumerate(result["refused"]):
+        lines.append(f"{'refused' if n == 0 else '':<12}{row['label']}: {row['reason']}")
+    lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]
+    lines.append(f"{'written':<12}{out}/{{report.html,result.json,plan.toml,artifact/}}")
+    return "\n".join(lines)
+
+
+def speed_line(speedup: dict[str, Any]) -> str:
+    """ "19.6x faster (95 % interval 19.1 to 20.2, 15 rounds)"."""
+    if speedup["ratio"] is None:
+        return f"not measured: {speedup['reason']}"
+    interval = f"95 % interval {speedup['low']:.3g} to {speedup['high']:.3g}, {speedup['rounds']} rounds"
+    if speedup["verdict"] == "FASTER":
+        return f"{speedup['ratio']:.3g}x faster ({interval})"
+    if speedup["verdict"] == "SLOWER":
+        return f"{1 / speedup['ratio']:.3g}x slower ({interval})"
+    return f"UNDECIDED at {speedup['ratio']:.3g}x ({interval}): {speedup['reason']}"
+
+
+def quality_line(quality: dict[str, Any]) -> str:
+    """ "distance 0.0312 -> 0.0309, noise floor 0.0011: no measurable loss; drift 31.2 dB"."""
+    distances = f"distance {quality['baseline_distance']:.4g} -> {quality['candidate_distance']:.4g}"
+    seen = f"loss from {quality['detectable']:.1%} would show" if quality["detectable"] is not None else "no power"
+    return (
+        f"{distances}, noise floor {quality['noise_floor']:.2g}: {quality['verdict']} ({seen}); "
+        f"drift {quality['drift_db']:.1f} dB"
+    )
+
+
+def peaks_line(peaks: dict[str, Any]) -> str:
+    """Measured peaks of the machine for people."""
+    named = {
+        "float32_flops_per_second": ("GFLOP/s in float32", 1e9),
+        "copy_bytes_per_second": ("GB/s copied", 1e9),
+    }
+    return ", ".join(f"{peaks[key] / unit:.0f} {words}" for key, (words, unit) in named.items() if key in peaks)

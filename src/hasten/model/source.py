@@ -1,0 +1,196 @@
+"""How to build a model again: from a diffusers folder, or from a module of one's own."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hasten.diffusion import solvers, times
+from hasten.diffusion.prediction import PREDICTIONS, Prediction
+from hasten.diffusion.schedule import Schedule
+from hasten.environment import check_device
+from hasten.errors import BadInput, did_you_mean
+from hasten.model.config import read_folder, schedule_of
+from hasten.model.target import Call, Facts, Target, TorchNetwork
+from hasten.model.weights import build_network, weight_hash
+
+BASELINE_SOLVER = "ddim"
+BASELINE_STEPS = 50
+BASELINE_GRID = "uniform"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that :meth:`build` needs, and the hash of the weights that it builds.
+
+    ``folder`` is None for a module of one's own; ``label_names`` and ``attribution`` come from ``hasten.json``.
+    """
+
+    name: str
+    module: Callable[[], torch.nn.Module]
+    call: Call
+    shape: tuple[int, ...]
+    schedule: Schedule
+    prediction: Prediction
+    weight_hash: str
+    folder: Path | None = None
+    num_labels: int | None = None
+    null_label: int | None = None
+    label_names: tuple[str, ...] = ()
+    sigma_data: float = 0.5
+    guidance: float = 1.0
+    attribution: str = ""
+    device: str = "cpu"
+
+    def build(self) -> Target:
+        """A fresh float32 target in eval mode, with the baseline's sampler: DDIM, 50 steps, uniform in t."""
+        module = self.module().to(self.device).eval().requires_grad_(False)
+        grid = times.GRIDS[BASELINE_GRID](self.schedule, BASELINE_STEPS)
+        return Target(
+            facts=facts(self, module),
+            network=TorchNetwork(module, self.call),
+            schedule=self.schedule,
+            prediction=self.prediction,
+            table=solvers.SOLVERS[BASELINE_SOLVER](self.schedule, grid),
+            sigma_data=self.sigma_data,
+            guidance=self.guidance,
+        )
+
+    @property
+    def labels(self) -> list[int] | None:
+        """The labels that samples are drawn for when no data tells how frequent each is."""
+        if self.num_labels is None:
+            return None
+        return [label for label in range(self.num_labels) if label != self.null_label]
+
+
+def load(
+    source: str | Path | torch.nn.Module,
+    *,
+    schedule: Schedule | None = None,
+    prediction: Prediction | None = None,
+    shape: tuple[int, ...] | None = None,
+    num_labels: int | None = None,
+    null_label: int | None = None,
+    call: Call | None = None,
+    sigma_data: float = 0.5,
+    guidance: float = 1.0,
+    device: str = "cpu",
+) -> Source:
+    """A model as a :class:`Source`.
+
+    A folder: a diffusers pipeline folder (``model_index.json``) or a ``UNet2DModel`` folder with its scheduler config;
+    safetensors only; what it says of schedule, prediction and shape holds.  A module: pass ``schedule``
+    (:mod:`hasten.diffusion.schedule`), ``prediction`` and the ``shape`` of one sample; it is called as
+    ``module(x, time)``, with ``labels`` as a third argument when ``num_labels`` is given, or as ``call`` says.
+    ``guidance`` other than 1 needs ``null_label``.
+
+    Raises BadInput for whatever does not fit.
+    """
+    check_device(device)
+    if isinstance(source, torch.nn.Module):
+        if schedule is None or prediction is None or shape is None:
+            raise BadInput("load(module): schedule, prediction and shape are needed; a module does not say them")
+        if prediction not in PREDICTIONS:
+            raise BadInput(f"load(module): prediction {prediction!r} is unknown{did_you_mean(prediction, PREDICTIONS)}")
+        loaded = _from_module(source, schedule, prediction, tuple(shape), num_labels, null_label, call, sigma_data)
+    else:
+        loaded = _from_folder(Path(source))
+    if guidance != 1.0 and loaded.null_label is None:
+        raise BadInput(f"{loaded.name}: guidance {guidance:g} needs a null label, and this model has none; use 1")
+    return Source(**{**loaded.__dict__, "guidance": guidance, "device": device})
+
+
+def call_module(
+    module: torch.nn.Module, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None
+) -> torch.Tensor:
+    """``module(x, time)`` or ``module(x, time, labels)``."""
+    output: torch.Tensor = module(x, time) if labels is None else module(x, time, labels)
+    return output
+
+
+def call_unet(
+    module: torch.nn.Module, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None
+) -> torch.Tensor:
+    """How diffusers' ``UNet2DModel`` is asked."""
+    output: torch.Tensor = module(x, time, class_labels=labels, return_dict=False)[0]
+    return output
+
+
+def files(folder: Path) -> list[Path]:
+    """What of a model folder the model is built from, relative to it: configurations and weights, nothing else."""
+    configurations = [*folder.glob("*.json"), *folder.glob("*/*.json")]
+    return [path.relative_to(folder) for path in (*configurations, *read_folder(folder).weight_files)]
+
+
+def facts(source: Source, module: torch.nn.Module) -> Facts:
+    """What the module is, counted."""
+    leaves = Counter(type(m).__name__ for m in module.modules() if not any(True for _ in m.children()))
+    tensors = list(module.parameters())
+    return Facts(
+        shape=source.shape,
+        parameters=sum(p.numel() for p in tensors),
+        weight_bytes=sum(p.numel() * p.element_size() for p in tensors),
+        device=source.device,
+        num_labels=source.num_labels,
+        null_label=source.null_label,
+        kinds=tuple(sorted(leaves.items())),
+    )
+
+
+def _from_folder(folder: Path) -> Source:
+    spec = read_folder(folder)
+    schedule, prediction = schedule_of(spec.scheduler)
+    config = spec.network_config
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return Source(
+        name=folder.resolve().name,
+        module=lambda: build_network(spec),
+        call=call_unet,
+        shape=(int(config["in_channels"]), int(height), int(width)),
+        schedule=schedule,
+        prediction=prediction,
+        weight_hash=weight_hash(spec.weight_files),
+        folder=folder,
+        num_labels=config.get("num_class_embeds"),
+        null_label=spec.extra.get("null_label"),
+        label_names=tuple(spec.extra.get("label_names", ())),
+        sigma_data=float(spec.scheduler.get("sigma_data", 0.5)),
+        attribution=str(spec.extra.get("attribution", "")),
+    )
+
+
+def _from_module(
+    module: torch.nn.Module,
+    schedule: Schedule,
+    prediction: Prediction,
+    shape: tuple[int, ...],
+    num_labels: int | None,
+    null_label: int | None,
+    call: Call | None,
+    sigma_data: float,
+) -> Source:
+    pristine = copy.deepcopy(module).cpu().float().eval()
+    digest = hashlib.sha256()
+    for name, tensor in sorted(pristine.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return Source(
+        name=type(module).__name__,
+        module=lambda: copy.deepcopy(pristine),
+        call=call or call_module,
+        shape=shape,
+        schedule=schedule,
+        prediction=prediction,
+        weight_hash=digest.hexdigest(),
+        num_labels=num_labels,
+        null_label=null_label,
+        sigma_data=sigma_data,
+    )

@@ -1,0 +1,97 @@
+"""From a profile and a model's facts to plans worth trying, each with its reason."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hasten.diffusion import solvers
+from hasten.measure.profile import Row
+from hasten.model.target import Facts
+from hasten.search.space import Point, Space
+from hasten.technique.compile import Compile
+from hasten.technique.contract import Technique
+from hasten.technique.layout import Layout
+from hasten.technique.plan import Plan
+from hasten.technique.precision import Precision
+from hasten.technique.quantize import Quantize
+from hasten.technique.runtime import Runtime
+from hasten.technique.sampler import Sampler
+
+PRODUCTS = ("Conv", "Linear", "attention")
+FIRST = (("unipc", 8, "logsnr"), ("dpmpp_2m", 10, "logsnr"), ("dpmpp_3m", 10, "logsnr"), ("unipc", 12, "logsnr"))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan for the network alone (no sampler) and why it may pay here."""
+
+    plan: Plan
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A technique that is not in the result, and why."""
+
+    technique: str
+    label: str
+    reason: str
+
+
+def engines(facts: Facts, rows: Sequence[Row]) -> tuple[list[Proposal], list[Refusal]]:
+    """Ways to run the same network faster, cheapest preparation first, and what was refused from the start."""
+    products = sum(row.share for row in rows if row.name.startswith(PRODUCTS))
+    rest = 1.0 - products
+    reasons = {
+        Layout.name: f"{products:.0%} of the time is in matrix products that channels-last kernels may do faster",
+        Precision.name: f"{products:.0%} of the time is in matrix products, at half the bytes in bf16",
+        Compile.name: f"{rest:.0%} of the time is outside matrix products, where fusion may help",
+        Runtime.name: f"{rest:.0%} of the time is outside matrix products: a static graph fuses it and picks layouts",
+        Quantize.name: f"{products:.0%} of the time is in matrix products, which INT8 instructions may do faster",
+    }
+    layouts, precisions, compilers = Layout.choices(facts), Precision.choices(facts), Compile.choices(facts)
+    runtimes, quantizers = Runtime.choices(facts), Quantize.choices(facts)
+    wanted: list[tuple[Technique, ...]] = [
+        *((t,) for t in (*layouts, *precisions)),
+        *((t,) for t in runtimes),
+        *itertools.product(runtimes, quantizers),
+        *itertools.product(layouts, compilers),
+    ]
+    proposals, refusals = [], {}
+    for techniques in wanted:
+        plan = Plan(techniques)
+        reason = plan.refusal(facts)
+        last = techniques[-1]
+        if reason is None:
+            proposals.append(Proposal(plan, reasons[last.name]))
+        else:
+            refusals[last.name] = Refusal(last.name, last.label, reason.partition(": ")[2] or reason)
+    tried = {t.name for p in proposals for t in p.plan.techniques}
+    return proposals, [refusal for name, refusal in refusals.items() if name not in tried]
+
+
+def space(facts: Facts, engine_names: Sequence[str]) -> tuple[Space, list[Point]]:
+    """What is searched (engine, solver, network evaluations, time grid) and the points to try first, best first."""
+    samplers = Sampler.choices(facts)
+    dimensions = (
+        ("engine", tuple(engine_names)),
+        ("solver", tuple(dict.fromkeys(s.solver for s in samplers))),
+        ("steps", tuple(sorted({s.steps for s in samplers}))),
+        ("grid", tuple(dict.fromkeys(s.grid for s in samplers))),
+    )
+    first = [
+        {"engine": engine, "solver": solver, "steps": steps, "grid": grid}
+        for solver, steps, grid in FIRST
+        for engine in engine_names[:1]
+    ]
+    return Space(dimensions), first
+
+
+def sampler_reason(evaluations: int, sampler: Sampler) -> str:
+    """Why fewer steps may pay."""
+    return (
+        f"{solvers.LABELS[sampler.solver]} asks the network {sampler.steps} times where the baseline asks "
+        f"{evaluations} times: at most {evaluations / sampler.steps:.1f}x"
+    )

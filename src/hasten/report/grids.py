@@ -1,0 +1,125 @@
+"""Samples as PNG grids in data URIs, and what to draw of samples that are no pictures.
+
+A picture is (1 | 3, h, w) in [-1, 1].  Of other shapes a picture is taken where that says something: the first channel
+of (c, h, w), the middle slice of a volume (c, d, h, w), a heat map of many channels (c, l).  Curves, (l,) and a few
+channels (c, l), are left to ``charts``; other shapes are not drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hasten.errors import BadInput
+
+MOST_TILES = 64
+MOST_PIXELS = 1_100_000
+GUTTER = 1
+CURVE_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``baseline`` and ``candidate`` (n, *shape) from the same noise, ``labels`` (n,); None where there are none."""
+
+    baseline: NDArray[np.float32] | None = None
+    candidate: NDArray[np.float32] | None = None
+    labels: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One grid: the PNG as a data URI, its size in pixels, how many samples in how many columns."""
+
+    uri: str
+    width: int
+    height: int
+    count: int
+    columns: int
+    pixelated: bool
+
+
+def read(path: Path) -> Samples:
+    """The samples in ``path``; none when there is no such file.  Raises BadInput when it can't be read or disagrees."""
+    if not path.exists():
+        return Samples()
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found: dict[str, NDArray[Any]] = {
+                name: arrays[name] for name in ("baseline", "candidate", "labels") if name in arrays
+            }
+        pairs = [found[name].astype(np.float32) for name in ("baseline", "candidate") if name in found]
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(f"{path} can't be read as arrays ({error}); remove it or run hasten optimize again") from error
+    if len({a.shape for a in pairs}) > 1 or any(a.ndim < 1 for a in pairs):
+        shapes = " and ".join(str(a.shape) for a in pairs)
+        raise BadInput(f"{path} holds arrays of shapes {shapes}, not equal (n, *shape); run hasten optimize again")
+    labels = found.get("labels")
+    if labels is not None and pairs and labels.shape != pairs[0].shape[:1]:
+        raise BadInput(f"{path} holds {len(pairs[0])} samples and labels of shape {labels.shape}; run it again")
+    taken = dict(zip((name for name in ("baseline", "candidate") if name in found), pairs, strict=True))
+    return Samples(taken.get("baseline"), taken.get("candidate"), labels)
+
+
+def kind(shape: tuple[int, ...]) -> str:
+    """``pictures``, ``curves`` or ``nothing``: how samples of ``shape`` are drawn."""
+    if any(n < 1 for n in shape):
+        return "nothing"
+    if len(shape) in (3, 4) or (len(shape) == 2 and shape[0] > CURVE_CHANNELS):
+        return "pictures"
+    return "curves" if shape and len(shape) <= 2 and shape[-1] > 1 else "nothing"
+
+
+def note(shape: tuple[int, ...]) -> str:
+    """What part of a sample a tile shows, when it is not the whole; empty for (1 | 3, h, w)."""
+    if len(shape) == 4:
+        return f"Each tile is the middle slice of the first channel of a volume of shape {shape}."
+    if len(shape) == 3 and shape[0] not in (1, 3):
+        return f"Each tile is the first of {shape[0]} channels."
+    return f"Each tile is a heat map of {shape[0]} channels by {shape[1]} points." if len(shape) == 2 else ""
+
+
+def pictures(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(n, *shape) of a ``pictures`` kind as uint8 (n, h, w, 3); clipped to [-1, 1], what is not finite becomes 0."""
+    if samples.ndim == 5:
+        samples = samples[:, :1, samples.shape[2] // 2]
+    elif samples.ndim == 4 and samples.shape[1] not in (1, 3):
+        samples = samples[:, :1]
+    elif samples.ndim == 3:
+        samples = samples[:, None]
+    finite = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)
+    levels = np.rint((finite + 1.0) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:3], 3)))
+
+
+def grid(samples: NDArray[np.float32]) -> Grid:
+    """The first samples, row by row, in a grid as square as it gets; the gutters are transparent."""
+    height, width = pictures(samples[:1]).shape[1:3]
+    count = max(1, min(len(samples), MOST_TILES, MOST_PIXELS // (height * width)))
+    tiles = pictures(samples[:count])
+    columns = max(1, min(count, round(math.sqrt(count * height / width))))
+    rows = math.ceil(count / columns)
+    canvas = np.zeros((rows * (height + GUTTER) - GUTTER, columns * (width + GUTTER) - GUTTER, 4), np.uint8)
+    for index, tile in enumerate(tiles):
+        top, left = (index // columns) * (height + GUTTER), (index % columns) * (width + GUTTER)
+        canvas[top : top + height, left : left + width, :3] = tile
+        canvas[top : top + height, left : left + width, 3] = 255
+    buffer = BytesIO()
+    Image.fromarray(canvas).save(buffer, format="PNG", optimize=True)
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Grid(uri, canvas.shape[1], canvas.shape[0], count, columns, pixelated=canvas.shape[1] < 800)
+
+
+def not_finite(samples: NDArray[np.float32] | None) -> int:
+    """How many samples hold a NaN or an infinity."""
+    return 0 if samples is None else int((~np.isfinite(samples)).reshape(len(samples), -1).any(axis=1).sum())

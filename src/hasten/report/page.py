@@ -1,0 +1,200 @@
+"""result.json and samples.npz into report.html: one file that loads nothing, runs nothing and tells the whole run.
+
+The page holds no script, and its content security policy forbids any; every text from the result is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hasten.files import write_text
+from hasten.report import charts, grids, summary, words
+from hasten.report.points import Point, by_loss, pairs, points, ranked
+from hasten.report.result import Observation, Profile, Ratio, Result, Row
+from hasten.report.result import read as read_result
+from hasten.report.svg import both
+
+MOST_ROWS = 2000
+PROFILE_ROWS = 10
+
+
+def write(folder: Path) -> Path:
+    """Write ``folder/report.html`` from ``folder/result.json`` and, where there is one, ``folder/samples.npz``.
+
+    The same inputs give the same bytes; an older report stays until the new one is whole.  Raises BadInput when one of
+    the two can't be read.
+    """
+    result = read_result(folder / "result.json")
+    samples = grids.read(folder / "samples.npz")
+    path = folder / "report.html"
+    write_text(path, render(result, samples))
+    return path
+
+
+def render(result: Result, samples: grids.Samples) -> str:
+    """The page."""
+    # nothing but package data is a template, and autoescape holds for every name in it
+    environment = Environment(
+        loader=PackageLoader("hasten.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for word in (words.number, words.whole, words.seconds, words.size, words.parameters, words.share, words.change,
+                 words.times, words.near_one, words.decibel, words.label):  # fmt: skip
+        environment.filters[word.__name__] = word
+    style = resources.files("hasten.report").joinpath("style.css").read_text(encoding="utf-8")
+    plotted = points(result)
+    template = environment.get_template("page.html.j2")
+    return template.render(
+        result=result,
+        style=Markup(style),  # noqa: S704 - package data
+        headline=summary.headline(result),
+        speed=summary.speed(result.speedup),
+        quality=summary.quality(result.quality, judged=result.data is not None),
+        quality_rows=summary.quality_rows(result.quality),
+        memory=summary.memory(result.baseline, result.candidate),
+        model=shlex.quote(result.source.folder or "MODEL"),
+        pictures=pictures(result, samples),
+        candidates=ranked(result),
+        by_loss=by_loss(result),
+        front_chart=front_chart(result, plotted),
+        on_front={p.number for p in plotted if p.on_front},
+        drawn={p.number for p in plotted},
+        chosen={p.number for p in plotted if p.chosen},
+        waterfall_chart=waterfall_chart(result),
+        profiles=profiles(result),
+        rounds_chart=rounds_chart(result),
+        observations=(result.observations or [])[:MOST_ROWS],
+        per_image=per_image,
+        parameters_of=parameters_of,
+        warnings=warnings(result, samples),
+    )
+
+
+def pictures(result: Result, samples: grids.Samples) -> dict[str, Any]:
+    """What the section of samples shows: ``grids`` (titled) or a ``chart``, their ``order`` and a ``note``."""
+    sides = [
+        ("Before", result.baseline, samples.baseline),
+        ("After", result.candidate, samples.candidate),
+    ]
+    present = [(title, variant, array) for title, variant, array in sides if array is not None and len(array)]
+    section: dict[str, Any] = {"grids": [], "chart": None, "order": "", "note": ""}
+    if not present:
+        return section | {"note": "This run left no samples."}
+    shape = tuple(int(n) for n in present[0][2].shape[1:])
+    drawn = grids.kind(shape)
+    if drawn == "nothing":
+        return section | {"note": f"Samples of shape {shape} are not drawn."}
+    both_sides = len(present) > 1
+    alone = f"Only the samples {present[0][0].lower()}."
+    if drawn == "curves":
+        alt = f"Curves of a few samples: {' and '.join(title.lower() for title, _, _ in present)}."
+        chart = both("curves", alt, lambda width: charts.curves(samples.baseline, samples.candidate, width))
+        order = "From the same noise, one on top of the other." if both_sides else alone
+        return section | {"chart": chart, "order": order}
+    shown = []
+    for title, variant, array in present:
+        grid = grids.grid(array)
+        alt = f"{title}: {grid.count} samples, {grid.columns} in a row"
+        if samples.labels is not None:
+            alt += ", labels " + " ".join(str(label) for label in samples.labels[: grid.count].tolist())
+        shown.append({"title": title, "label": words.label(variant.label) if variant else "", "alt": alt, "grid": grid})
+    order = "From the same noise, in the same order: a sample and its counterpart have the same place in both grids."
+    return section | {"grids": shown, "order": order if both_sides else alone, "note": grids.note(shape)}
+
+
+def front_chart(result: Result, plotted: list[Point]) -> Markup | None:
+    """The chart of speed against quality; None when nothing can be drawn."""
+    if not plotted:
+        return None
+    best = "; ".join(f"{p.name} at {words.seconds(p.seconds)}" for p in plotted if p.on_front)
+    alt = f"{len(plotted)} plans by seconds per image and quality. On the Pareto front: {best}."
+    return both("front", alt, lambda width: charts.speed_against_quality(result, width))
+
+
+def waterfall_chart(result: Result) -> Markup | None:
+    """The chart of what each technique added."""
+    parts = result.attribution or []
+    if not any(part.ratio for part in parts):
+        return None
+    listed = ", ".join(f"{part.label or part.technique} {words.times(part.ratio)}" for part in parts)
+    total = result.speedup or Ratio()
+    alt = f"What each technique adds: {listed}; all together {words.times(total.ratio)}."
+    return both("waterfall", alt, lambda width: charts.waterfall(parts, total, width))
+
+
+def rounds_chart(result: Result) -> Markup | None:
+    """The strip plot of the rounds."""
+    found = [p for p in pairs(result.observations or []) if p.plan in ("candidate", "baseline again")]
+    if not found:
+        return None
+    floor = result.speedup.noise_floor if result.speedup else None
+    alt = f"Speed-ups of {len(found)} pairs of runs by round; the numbers are in the table below."
+    return both("rounds", alt, lambda width: charts.rounds(found, result.speedup, floor, width))
+
+
+def profiles(result: Result) -> list[dict[str, Any]]:
+    """Before and after: ``title``, ``seconds``, and rows with their bars' lengths in percent of the longest."""
+    if result.profile is None:
+        return []
+    sides: list[tuple[str, Profile | None]] = [
+        ("Before", result.profile.baseline),
+        ("After", result.profile.candidate),
+    ]
+    return [
+        {"title": title, "seconds": side.seconds_per_image, "rows": _bars(side.rows)}
+        for title, side in sides
+        if side is not None and side.rows
+    ]
+
+
+def _bars(rows: list[Row]) -> list[dict[str, Any]]:
+    ordered = sorted(rows, key=lambda row: -row.seconds)
+    kept, rest = ordered[:PROFILE_ROWS], ordered[PROFILE_ROWS:]
+    if rest:
+        shares = [row.share for row in rest if row.share is not None]
+        kept.append(
+            Row(name=f"{len(rest)} more", seconds=sum(r.seconds for r in rest), share=sum(shares) if shares else None)
+        )
+    longest = max(max(row.seconds, row.bound_seconds or 0.0) for row in kept) or 1.0
+    return [
+        {
+            "row": row,
+            "length": f"{100 * row.seconds / longest:.2f}",
+            "bound": None if row.bound_seconds is None else f"{100 * row.bound_seconds / longest:.2f}",
+            "over": row.seconds / row.bound_seconds if row.bound_seconds else None,
+        }
+        for row in kept
+    ]
+
+
+def per_image(run: Observation) -> str:
+    """Seconds for one image of a timed run."""
+    return words.seconds(run.seconds / run.images) if run.seconds is not None and run.images else words.MISSING
+
+
+def parameters_of(technique: dict[str, Any]) -> str:
+    """A technique's hyper-parameters in one line."""
+    settings = (f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in technique.items() if k != "technique")
+    return ", ".join(settings) or "defaults"
+
+
+def warnings(result: Result, samples: grids.Samples) -> list[str]:
+    """The run's warnings, and what the report itself noticed."""
+    found = list(result.warnings or [])
+    if result.speedup and result.speedup.verdict == "UNDECIDED" and result.speedup.reason:
+        found.append(f"Speed is undecided: {result.speedup.reason}")
+    for name, array in (("baseline", samples.baseline), ("candidate", samples.candidate)):
+        broken = grids.not_finite(array)
+        if broken:
+            found.append(f"{broken} of the {name}'s samples hold numbers that are not finite; they are drawn as grey.")
+    return found

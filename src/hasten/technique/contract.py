@@ -1,0 +1,126 @@
+"""What a technique declares, and what it is given.
+
+Compatibility is an effect system: a technique names its stage, what must hold before it, what no longer holds after
+it, and the exclusive slots that it takes.  :meth:`hasten.technique.plan.Plan.refusal` walks the stages.
+
+Properties: ``torch_module`` (a torch module does the work), ``float_weights``, ``float32``, ``trainable``,
+``exportable``, ``deterministic``, ``openvino_graph``.  Slots: ``sampler``, ``weight_format``, ``layout``, ``graph``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from hasten.errors import BadInput
+from hasten.files import cache_folder
+from hasten.model.target import Facts, Target
+
+
+class Stage(IntEnum):
+    """The order in which techniques are applied."""
+
+    LAYOUT = 10
+    PRECISION = 20
+    RUNTIME = 30
+    QUANTIZE = 40
+    COMPILE = 50
+    SAMPLER = 60
+
+
+class Fidelity(Enum):
+    """How the output may differ: not at all, by rounding, or visibly."""
+
+    EXACT = "exact"
+    NUMERIC = "numeric"
+    LOSSY = "lossy"
+
+
+@dataclass(frozen=True)
+class Effects:
+    """One declaration a technique."""
+
+    stage: Stage
+    fidelity: Fidelity
+    scope: str
+    requires: frozenset[str] = frozenset()
+    breaks: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+    claims: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class Technique(Protocol):
+    """A frozen dataclass: its fields are its hyper-parameters, plain TOML values."""
+
+    name: ClassVar[str]
+    effects: ClassVar[Effects]
+
+    @property
+    def label(self) -> str:
+        """For people: "UniPC 8 steps"."""
+        ...
+
+    def refuse(self, facts: Facts) -> str | None:
+        """Why this model or machine can't take it, or None."""
+        ...
+
+    @classmethod
+    def choices(cls, facts: Facts) -> tuple[Technique, ...]:
+        """The settings worth trying on such a model."""
+        ...
+
+    def apply_(self, target: Target, prepared: Prepared) -> None:
+        """Change ``target``; expensive work goes through ``prepared``."""
+        ...
+
+
+@dataclass
+class Prepared:
+    """Expensive preparation (conversion, calibration), kept under the hash of all that it depends on.
+
+    ``key`` starts from the source's weights and the versions of the engines; a technique after which later ones would
+    prepare something else calls :meth:`after`.  ``seconds`` adds up what was prepared anew, so that a hit is never
+    counted as speed; ``used`` lists what an artifact must carry.  A ``complete`` store (an artifact's) makes nothing.
+    """
+
+    key: str
+    root: Path = field(default_factory=lambda: cache_folder("prepared"))
+    complete: bool = False
+    seconds: float = 0.0
+    used: list[Path] = field(default_factory=list)
+
+    def after(self, technique: Any) -> None:
+        """Everything prepared from here on depends on ``technique`` too."""
+        self.key = hashlib.sha256(f"{self.key}|{technique!r}".encode()).hexdigest()
+
+    def get(self, kind: str, make: Callable[[Path], None]) -> Path:
+        """The folder that ``make`` filled for this kind and key, now or earlier; whole or not there at all.
+
+        Raises BadInput when the store is complete and lacks it.
+        """
+        root, name = self.root, f"{kind}-{hashlib.sha256(self.key.encode()).hexdigest()[:24]}"
+        if (root / name).is_dir():
+            self.used.append(root / name)
+            return root / name
+        if self.complete:
+            raise BadInput(f"{root} lacks {name}, which the plan needs; make the artifact again with hasten apply")
+        began = time.perf_counter()
+        root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+        try:
+            make(temporary)
+            if not (root / name).is_dir():
+                temporary.rename(root / name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.seconds += time.perf_counter() - began
+        self.used.append(root / name)
+        return root / name

@@ -1,0 +1,179 @@
+"""A plan: techniques in stage order.  It prints, parses, hashes, and says why it can't be applied."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from hasten.environment import environment, fingerprint
+from hasten.errors import BadInput, HastenError, did_you_mean
+from hasten.files import write_text
+from hasten.model.source import Source
+from hasten.model.target import TORCH_PROPERTIES, Facts, Target
+from hasten.technique.compile import Compile
+from hasten.technique.contract import Prepared, Technique
+from hasten.technique.layout import Layout
+from hasten.technique.precision import Precision
+from hasten.technique.quantize import Quantize
+from hasten.technique.runtime import Runtime
+from hasten.technique.sampler import Sampler
+
+TECHNIQUES: tuple[type[Technique], ...] = (Layout, Precision, Runtime, Quantize, Compile, Sampler)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``Plan()`` is the baseline.  The order given does not matter: stages do."""
+
+    techniques: tuple[Technique, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "techniques", tuple(sorted(self.techniques, key=lambda t: t.effects.stage)))
+
+    @property
+    def label(self) -> list[str]:
+        """The plan for people, with the baseline's own parts named where no technique replaces them."""
+        names = {t.name: t.label for t in self.techniques}
+        sampler = names.pop("sampler", "DDIM 50 steps")
+        engine = [names.pop(name) for name in ("runtime", "compile") if name in names] or ["PyTorch eager"]
+        number = [names.pop(name) for name in ("precision", "quantize") if name in names]
+        if not number and "float" not in engine[0]:
+            number = ["float32"]
+        return [sampler, *engine, *number, *names.values()]
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits of what the plan says."""
+        return hashlib.sha256(json.dumps(self.to_list(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def find(self, name: str) -> Technique | None:
+        """The technique of that name, if the plan has it."""
+        return next((t for t in self.techniques if t.name == name), None)
+
+    def plus(self, *techniques: Technique) -> Plan:
+        """This plan with ``techniques`` in place of those of the same names."""
+        names = {t.name for t in techniques}
+        return Plan((*(t for t in self.techniques if t.name not in names), *techniques))
+
+    def without(self, name: str) -> tuple[Plan, list[str]]:
+        """This plan without the technique ``name`` and without those that can't hold once it is gone; their names."""
+        left = [t for t in self.techniques if t.name != name]
+        removed = [name]
+        while (unfit := _unfit(tuple(left))) is not None:
+            left.remove(unfit[0])
+            removed.append(unfit[0].name)
+        return Plan(tuple(left)), removed
+
+    def refusal(self, facts: Facts) -> str | None:
+        """One sentence on why this plan can't be applied to such a model, or None."""
+        unfit = _unfit(self.techniques)
+        if unfit is not None:
+            return unfit[1]
+        for technique in self.techniques:
+            reason = technique.refuse(facts)
+            if reason is not None:
+                return f"{technique.name}: {reason}"
+        return None
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Plain values, a dictionary a technique."""
+        return [{"technique": t.name, **dataclasses.asdict(t)} for t in self.techniques]  # type: ignore[call-overload]
+
+    def to_toml(self) -> str:
+        """The text that :func:`parse` reads."""
+        return tomli_w.dumps({"version": 1, "techniques": self.to_list()})
+
+
+def _unfit(techniques: tuple[Technique, ...]) -> tuple[Technique, str] | None:
+    """The first technique that what comes before it does not allow, and why."""
+    holds: set[str] = set(TORCH_PROPERTIES)
+    broken_by: dict[str, Technique] = {}
+    taken: dict[str, Technique] = {}
+    for technique in techniques:
+        effects = technique.effects
+        for slot in sorted(effects.claims):
+            if slot in taken:
+                return technique, f"{technique.name}: {taken[slot].label} already takes the slot {slot!r}; drop one"
+            taken[slot] = technique
+        for needed in sorted(effects.requires):
+            if needed not in holds:
+                by = broken_by.get(needed)
+                why = f"{by.label} took it away" if by else "nothing in the plan gives it"
+                return technique, f"{technique.name}: needs {needed!r}, and {why}; drop {technique.name}"
+        for lost in effects.breaks & holds:
+            broken_by[lost] = technique
+        holds = (holds - effects.breaks) | effects.gives
+    return None
+
+
+def build(source: Source, plan: Plan, prepared: Prepared | None = None) -> Target:
+    """A fresh target from ``source`` with ``plan`` applied.  Raises BadInput when the plan is refused."""
+    target = source.build()
+    reason = plan.refusal(target.facts)
+    if reason is not None:
+        raise BadInput(reason)
+    prepared = prepared or prepare(source)
+    for technique in plan.techniques:
+        try:
+            technique.apply_(target, prepared)
+        except (RuntimeError, ImportError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise HastenError(f"{technique.name} ({technique.label}) failed on {source.name}: {first}") from error
+    return target
+
+
+def prepare(source: Source) -> Prepared:
+    """Where preparations for ``source`` on this machine are kept."""
+    return Prepared(f"{source.weight_hash}|{source.shape}|{source.guidance}|{fingerprint(environment())}")
+
+
+def parse(text: str, where: str = "plan") -> Plan:
+    """The plan in a TOML text.  Raises BadInput that names the technique, the field and what is known."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{where} is not TOML: {error}") from error
+    return from_list(values.get("techniques", []), where)
+
+
+def from_list(rows: Any, where: str = "plan") -> Plan:
+    """The inverse of :meth:`Plan.to_list`, checked."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BadInput(f"{where}: 'techniques' must be a list of tables; see a plan.toml that hasten wrote")
+    known = {t.name: t for t in TECHNIQUES}
+    techniques = []
+    for row in rows:
+        name = row.get("technique", "")
+        if name not in known:
+            raise BadInput(f"{where}: technique {name!r} is not known{did_you_mean(str(name), known)}")
+        fields = {f.name: f for f in dataclasses.fields(known[name])}  # type: ignore[arg-type]
+        for key, value in row.items():
+            if key == "technique":
+                continue
+            if key not in fields:
+                raise BadInput(f"{where}: {name}.{key} is not known{did_you_mean(key, fields)}")
+            if type(value).__name__ != fields[key].type:
+                raise BadInput(f"{where}: {name}.{key} = {value!r} must be of type {fields[key].type}")
+        techniques.append(known[name](**{k: v for k, v in row.items() if k != "technique"}))
+    return Plan(tuple(techniques))
+
+
+def read(path: Path | str) -> Plan:
+    """The plan in a TOML file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"plan {path}: {getattr(error, 'strerror', None) or error}; pass a plan.toml") from error
+    return parse(text, str(path))
+
+
+def write(plan: Plan, path: Path | str) -> None:
+    """Write ``plan`` as TOML, whole or not at all."""
+    write_text(path, plan.to_toml())

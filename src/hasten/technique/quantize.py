@@ -1,0 +1,113 @@
+"""INT8 weights and activations by NNCF's post-training quantisation, calibrated on real intermediate states.
+
+What a network sees changes over the sampling times, so ranges are taken from states of the model's own trajectories,
+spread over all times (Shang et al. 2023, PTQ4DM, arXiv:2211.15736; Li et al. 2023, Q-Diffusion, arXiv:2302.04304).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from hasten.diffusion import solvers, times
+from hasten.diffusion.table import run
+from hasten.errors import BadInput
+from hasten.model.target import Facts, Network, Target
+from hasten.model.workload import draw
+from hasten.runtime import openvino
+from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
+
+SCOPES = {"all": (), "matrix": ("Add", "Multiply", "Divide", "Concat", "Interpolate", "ReduceMean", "MVN")}
+CALIBRATION_STEPS = 20
+CALIBRATION_SEED = 90_001
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """``scope``: "matrix" quantises convolutions and matrix products only, "all" whatever NNCF can;
+    ``bias_correction`` is NNCF's own; ``images``: trajectories that states are taken from, 1 to 256.
+    """
+
+    name: ClassVar[str] = "quantize"
+    effects: ClassVar[Effects] = Effects(
+        Stage.QUANTIZE,
+        Fidelity.LOSSY,
+        scope="convolutions, matrix products",
+        requires=frozenset({"openvino_graph", "float_weights"}),
+        breaks=frozenset({"float_weights"}),
+        claims=frozenset({"weight_format"}),
+    )
+
+    scope: str = "matrix"
+    bias_correction: bool = False
+    images: int = 16
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise BadInput(f"quantize.scope {self.scope!r} is not known; known: {', '.join(SCOPES)}")
+        if not 1 <= self.images <= 256:
+            raise BadInput(f"quantize.images = {self.images} is out of range; 1 to 256")
+
+    @property
+    def label(self) -> str:
+        """ "int8"."""
+        return "int8" if self.scope == "matrix" else "int8 (all ops)"
+
+    def refuse(self, facts: Facts) -> str | None:
+        """Needs layers whose products INT8 makes cheaper."""
+        if not any(name.startswith(("Conv", "Linear")) for name, _ in facts.kinds):
+            return "there is no convolution or linear layer to quantise; drop quantize"
+        return None
+
+    @classmethod
+    def choices(cls, facts: Facts) -> tuple[Quantize, ...]:
+        """Convolutions and matrix products without bias correction: it costs more quality than it gives (LOG.md)."""
+        return (cls(),)
+
+    def apply_(self, target: Target, prepared: Prepared) -> None:
+        """Calibrate and quantise once (cached), then run the quantised graph."""
+        network = target.network
+        assert isinstance(network, openvino.Network)
+
+        def make(folder: Path) -> None:
+            target.network = openvino.Network(network.graph, "float32", streams=1)
+            states = calibration_states(target, self.images)
+            graph = openvino.quantize(network.graph, states, SCOPES[self.scope], self.bias_correction)
+            openvino.save(graph, folder / "model.xml")
+
+        kind = f"int8-{self.scope}{'-corrected' if self.bias_correction else ''}-{self.images}"
+        path = prepared.get(kind, make) / "model.xml"
+        target.network = openvino.Network(openvino.read(path), network.precision, network.streams)
+
+
+def calibration_states(target: Target, images: int) -> list[tuple[torch.Tensor, ...]]:
+    """What the network is given along ``images`` trajectories of DPM-Solver++ 2M, 20 times uniform in log-SNR.
+
+    Each state is ``(x (1, *shape), time (1,), labels (1,))``: one image at one time, all times, labels in turn.
+    """
+    facts = target.facts
+    labels = None
+    if facts.num_labels is not None:
+        labels = [label for label in range(facts.num_labels) if target.guidance != 1.0 or label != facts.null_label]
+    case = draw(facts.shape, 1, images, CALIBRATION_SEED, labels).cases[0]
+    seen: list[tuple[torch.Tensor, ...]] = []
+    asked: Network = target.network
+
+    def remember(x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        parts = (x, time) if labels is None else (x, time, labels)
+        seen.append(tuple(part.clone() for part in parts))
+        return asked(x, time, labels)
+
+    table = solvers.SOLVERS["dpmpp_2m"](target.schedule, times.GRIDS["logsnr"](target.schedule, CALIBRATION_STEPS))
+    target.network = remember
+    try:
+        with torch.inference_mode():
+            run(table, lambda x, t: target.denoise(x, t, case.labels), case.noise)
+    finally:
+        target.network = asked
+    # Every second image of every second time would repeat a pattern; a stride of 3 visits all pairs in turn.
+    states = [tuple(part[i : i + 1] for part in batch) for batch in seen for i in range(len(batch[0]))]
+    return states[::3] if len(states) > 120 else states

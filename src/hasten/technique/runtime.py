@@ -1,0 +1,71 @@
+"""The network on another engine than torch: OpenVINO, with static shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from hasten.errors import BadInput
+from hasten.model.target import Facts, Target, TorchNetwork
+from hasten.runtime import openvino
+from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
+
+PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """``precision``: what OpenVINO computes in, "float32" or "bfloat16"; ``streams``: parts of a batch that run at once."""
+
+    name: ClassVar[str] = "runtime"
+    effects: ClassVar[Effects] = Effects(
+        Stage.RUNTIME,
+        Fidelity.LOSSY,
+        scope="graph",
+        requires=frozenset({"torch_module", "float32", "exportable"}),
+        breaks=frozenset({"torch_module", "trainable", "exportable"}),
+        gives=frozenset({"openvino_graph"}),
+        claims=frozenset({"graph"}),
+    )
+
+    precision: str = "float32"
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise BadInput(f"runtime.precision {self.precision!r} is not known; known: {', '.join(PRECISIONS)}")
+        if not 1 <= self.streams <= 64:
+            raise BadInput(f"runtime.streams = {self.streams} is out of range; 1 to 64")
+
+    @property
+    def label(self) -> str:
+        """ "OpenVINO bf16, 2 streams"."""
+        streams = f", {self.streams} streams" if self.streams > 1 else ""
+        return f"OpenVINO {PRECISIONS[self.precision]}{streams}"
+
+    def refuse(self, facts: Facts) -> str | None:
+        """OpenVINO here runs on the CPU."""
+        if facts.device != "cpu":
+            return f"OpenVINO runs on the CPU and the model is on {facts.device}; drop runtime"
+        if self.precision == "bfloat16" and not openvino.supports("BF16"):
+            return "OpenVINO has no bf16 on this CPU; use precision = 'float32'"
+        return None
+
+    @classmethod
+    def choices(cls, facts: Facts) -> tuple[Runtime, ...]:
+        """Both precisions, on one stream and on one a core (two at most)."""
+        streams = (1, 2) if openvino.cores() > 1 else (1,)
+        return tuple(cls(precision, n) for precision in PRECISIONS for n in streams)
+
+    def apply_(self, target: Target, prepared: Prepared) -> None:
+        """Convert once (cached: the float32 graph is the same for all settings), then run it."""
+        assert isinstance(target.network, TorchNetwork)
+        network, facts = target.network, target.facts
+
+        def make(folder: Path) -> None:
+            graph = openvino.convert(network.module, network.call, facts.shape, facts.num_labels is not None)
+            openvino.save(graph, folder / "model.xml")
+
+        path = prepared.get("openvino", make) / "model.xml"
+        target.network = openvino.Network(openvino.read(path), self.precision, self.streams)

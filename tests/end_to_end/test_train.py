@@ -1,0 +1,132 @@
+"""Training in processes of its own, from a recipe file: killed, stopped, resumed, and used afterwards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, UNet2DModel
+from PIL import Image
+from safetensors.torch import load_file
+
+RECIPE = """\
+[data]
+name = "digits"
+size = 8
+
+[model]
+block_out_channels = [16, 32]
+attention_levels = [1]
+attention_head_dim = 16
+
+[train]
+steps = 40
+batch_size = 32
+learning_rate = 4e-3
+warmup_steps = 5
+ema_decay = 0.9
+checkpoint_every = 10
+sample_every = 1000
+"""
+
+# arguments: recipe, out, "fresh" or "resume", what happens, after which step
+RUN = """\
+import os, signal, sys
+from pathlib import Path
+from hasten.train import loop, recipe, state
+
+path, out, how, what, after = sys.argv[1:]
+
+def progress(step, steps, loss, left):
+    if step == int(after):
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "term": signal.SIGTERM}.get(what, 0))
+
+def half_a_file(tensors, path, metadata):
+    Path(path).write_bytes(b"half a file")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+save = state.save
+def killed_in_the_middle(run, *rest):
+    if what == "kill-in-save" and run.step == int(after):
+        state.save_file = half_a_file
+    return save(run, *rest)
+
+state.save = killed_in_the_middle
+loop.train(recipe.read(path), Path(out), how == "resume", progress)
+"""
+
+
+def run(tmp: Path, out: str, how: str = "fresh", what: str = "nothing", after: int = 0) -> subprocess.CompletedProcess[str]:
+    (tmp / "recipe.toml").write_text(RECIPE)
+    command = [sys.executable, "-c", RUN, tmp / "recipe.toml", tmp / out, how, what, str(after)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    tmp = tmp_path_factory.mktemp("straight")
+    done = run(tmp, "run")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return tmp / "run"
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    name = "checkpoint-0000040.safetensors"
+    ours, theirs = load_file(a / name), load_file(b / name)
+    assert [n for n in ours.keys() | theirs.keys() if not torch.equal(ours[n], theirs[n])] == []
+    weights = "model/unet/diffusion_pytorch_model.safetensors"
+    assert (a / weights).read_bytes() == (b / weights).read_bytes()
+
+
+@pytest.mark.parametrize(("what", "after"), [("kill", 25), ("kill-in-save", 30)])
+def test_kill_9_and_resume_is_as_if_nothing_had_happened(straight, tmp_path, what: str, after: int) -> None:
+    killed = run(tmp_path, "run", what=what, after=after)
+    assert killed.returncode == -signal.SIGKILL
+    out = tmp_path / "run"
+    assert max(out.glob("checkpoint*")).name == "checkpoint-0000020.safetensors"
+    assert len(list(out.glob(".*.part"))) == (what == "kill-in-save")
+    again = run(tmp_path, "run")
+    assert "checkpoints (checkpoint-0000020.safetensors); use --resume or another --out" in again.stderr
+    resumed = run(tmp_path, "run", "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert not list(out.glob(".*.part"))
+    assert_same_end(out, straight)
+
+
+def test_sigterm_saves_and_resume_goes_on(straight, tmp_path) -> None:
+    stopped = run(tmp_path, "run", what="term", after=7)
+    assert "KeyboardInterrupt: stopped after step 7 of 40" in stopped.stderr
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == ["checkpoint-0000007.safetensors"]
+    assert run(tmp_path, "run", "resume").returncode == 0
+    assert_same_end(tmp_path / "run", straight)
+
+
+def test_it_learns(straight) -> None:
+    losses = np.loadtxt(straight / "loss.csv", delimiter=",", skiprows=1)[:, 1]
+    assert len(losses) == 40
+    assert losses[-10:].mean() < 0.6 * losses[:5].mean()
+
+
+def test_diffusers_alone_can_use_the_model(straight) -> None:
+    """The folder is an ordinary pipeline folder, and it holds the averaged weights."""
+    network = UNet2DModel.from_pretrained(straight / "model" / "unet", torch_dtype=torch.float16)
+    average = load_file(straight / "checkpoint-0000040.safetensors")
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, average[f"average.{name}"].half())
+    pipeline = DDIMPipeline.from_pretrained(straight / "model")
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    extra = json.loads((straight / "model" / "hasten.json").read_text())
+    assert extra["label_names"] == list("0123456789")
+    assert extra["null_label"] == 10 == network.config.num_class_embeds - 1
+    assert extra["recipe"]["train"]["steps"] == 40
+
+
+def test_the_sample_grid_is_a_picture(straight) -> None:
+    with Image.open(straight / "samples-0000040.png") as image:
+        assert image.size == (8 * 8 * 3, 8 * 8 * 3)
+        assert np.asarray(image).std() > 10

@@ -1,0 +1,91 @@
+"""The bundled data: counts, labels, split and pictures, rasterised once a session."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from hasten.data import array, emoji
+from hasten.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HASTEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield emoji.load(16)
+
+
+def test_every_drawing_has_a_label(small) -> None:
+    assert small.samples.shape == (4495, 3, 16, 16)
+    assert small.samples.dtype == np.uint8
+    extra = small.label_names.index(emoji.EXTRA)
+    assert (small.labels != extra).sum() == 3786
+    assert (small.labels == extra).sum() == 709
+    assert small.label_names[:-1] == tuple(sorted(small.label_names[:-1]))
+    assert set(small.labels.tolist()) == set(range(len(small.label_names)))
+
+
+def test_labels_are_unicode_s(small) -> None:
+    codes = [path.stem for path in sorted(emoji._folder().glob("*.svg"))]
+    for code, group in [("1F600", "Smileys & Emotion"), ("1F34E", "Food & Drink"), ("2764", "Smileys & Emotion")]:
+        assert small.label_names[small.labels[codes.index(code)]] == group
+
+
+def test_pictures_are_drawn_on_white(small) -> None:
+    corners = small.samples[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == 255).mean() > 0.9
+    assert (small.samples.reshape(4495, -1).std(axis=1) > 0).mean() > 0.999
+
+
+HELD_OUT, HELD_OUT_HASH = 436, "dd8d033b812ab9c0"  # results are compared across versions: never change these
+
+
+def held_out_hash(held_out) -> str:
+    codes = [path.stem for path in sorted(emoji._folder().glob("*.svg"))]
+    held = [code for code, out in zip(codes, held_out, strict=True) if out]
+    return hashlib.sha256("\n".join(held).encode()).hexdigest()[:16]
+
+
+def test_the_split_never_changes(small, monkeypatch) -> None:
+    assert small.held_out.sum() == HELD_OUT
+    assert held_out_hash(small.held_out) == HELD_OUT_HASH
+    monkeypatch.setattr(emoji, "_rasterised", lambda paths, size: np.zeros((len(paths), 3, size, size), np.uint8))
+    assert (emoji.load(256).held_out == small.held_out).all()
+
+
+def test_skin_tones_stay_on_one_side(small) -> None:
+    codes = [path.stem for path in sorted(emoji._folder().glob("*.svg"))]
+    hands = [i for i, code in enumerate(codes) if code.startswith("1F44B")]
+    assert len(hands) == 6
+    assert len(set(small.held_out[hands].tolist())) == 1
+
+
+def test_the_cache_is_read_and_made_again_when_damaged(tmp_path, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setenv("HASTEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(emoji, "_draw", lambda path, size: drawn.append(path) or np.full((3, size, size), 7, np.uint8))
+    first = emoji.load(17)
+    assert len(drawn) == 4495
+    assert (emoji.load(17).samples == first.samples).all()
+    assert len(drawn) == 4495
+    [file] = (tmp_path / "emoji").iterdir()
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert (emoji.load(17).samples == first.samples).all()
+    assert len(drawn) == 2 * 4495
+
+
+@pytest.mark.parametrize("size", [15, 257, 0])
+def test_sizes_out_of_range(size: int) -> None:
+    with pytest.raises(BadInput, match="16 to 256"):
+        emoji.load(size)
+
+
+def test_one_drawing_is_what_resvg_makes_of_it(small) -> None:
+    """The first face is a yellow disc: its centre is OpenMoji's yellow at any size."""
+    codes = [path.stem for path in sorted(emoji._folder().glob("*.svg"))]
+    red, green, blue = small.samples[codes.index("1F600"), :, 5, 8]
+    assert red > 200
+    assert green > 150
+    assert blue < 120
+    assert array.as_float(small.samples[:1]).max() <= 1.0

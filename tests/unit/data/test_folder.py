@@ -1,0 +1,265 @@
+"""A folder of pictures: what is taken, how it is converted, and what is refused."""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hasten.data import folder
+from hasten.errors import BadInput
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HASTEN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Two labels of six plain pictures each."""
+    root = tmp_path / "pictures"
+    for label, colour in {"cat": RED, "dog": BLUE}.items():
+        (root / label).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (8, 8), colour).save(root / label / f"{i}.png")
+    return root
+
+
+def only(root: Path, name: str, **options):
+    """The sample of ``name``, beside the plain ones, and the notes."""
+    data = folder.load(root, 8, **options)
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix in folder.SUFFIXES)
+    return data.samples[names.index(name)], data.notes
+
+
+def test_labels_are_sub_folders_and_the_order_is_that_of_paths(root) -> None:
+    data = folder.load(root, 4)
+    assert data.samples.shape == (12, 3, 4, 4)
+    assert data.label_names == ("cat", "dog")
+    assert data.labels.tolist() == [0] * 6 + [1] * 6
+    assert data.samples[0, :, 0, 0].tolist() == list(RED)
+    assert data.samples[-1, :, 0, 0].tolist() == list(BLUE)
+    assert data.notes == ()
+    assert 0 < data.held_out.sum() < 12
+
+
+def test_without_sub_folders_there_is_one_label(root) -> None:
+    data = folder.load(root / "cat", 4)
+    assert data.label_names == ("cat",)
+    assert data.labels.tolist() == [0] * 6
+
+
+def test_the_split_goes_by_name_alone(root) -> None:
+    before = folder.load(root, 4)
+    moved = root.rename(root.parent / "elsewhere")
+    assert (folder.load(moved, 8).held_out == before.held_out).all()
+
+
+def test_grey(root) -> None:
+    data = folder.load(root, 4, channels=1)
+    assert data.shape == (1, 4, 4)
+    assert set(data.samples[0].ravel().tolist()) == {76}  # ITU-R 601: 0.299 * 255
+    with pytest.raises(BadInput, match="use 3"):
+        folder.load(root, 4, channels=2)
+
+
+def test_the_middle_is_cut_out_before_resizing(root) -> None:
+    wide = Image.new("RGB", (40, 10), RED)
+    wide.paste(GREEN, (15, 0, 25, 10))
+    wide.save(root / "cat" / "wide.png")
+    sample, _ = only(root, "cat/wide.png")
+    assert (sample[1] == 255).all()
+    assert (sample[0] == 0).all()
+
+
+def test_every_extension_is_read(root) -> None:
+    for suffix in folder.SUFFIXES:
+        Image.new("RGB", (8, 8), GREEN).save(root / "cat" / f"x{suffix.upper()}", format=kind(suffix))
+    assert len(folder.load(root, 4).samples) == 12 + len(folder.SUFFIXES)
+
+
+def kind(suffix: str) -> str:
+    return {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}.get(suffix, suffix[1:].upper())
+
+
+def test_cmyk(root) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(root / "cat" / "c.jpg")
+    sample, notes = only(root, "cat/c.jpg")
+    assert np.abs(sample.astype(int) - np.array(RED)[:, None, None]).max() < 6
+    assert notes == (f"folder {root}: 1 of 13 pictures were converted (1 CMYK)",)
+
+
+def test_sixteen_bits_keep_their_scale(root) -> None:
+    values = np.full((8, 8), 0x8080, dtype=np.uint16)
+    Image.fromarray(values).save(root / "cat" / "deep.png")
+    sample, notes = only(root, "cat/deep.png")
+    assert set(sample.ravel().tolist()) == {0x80}  # Pillow alone would clip it to 255
+    assert "(1 16-bit)" in notes[0]
+
+
+def test_palette_and_one_bit(root) -> None:
+    Image.new("RGB", (8, 8), GREEN).quantize(4).save(root / "cat" / "p.png")
+    Image.new("1", (8, 8), 1).save(root / "cat" / "one.png")
+    sample, notes = only(root, "cat/p.png")
+    assert sample[:, 0, 0].tolist() == list(GREEN)
+    assert "(2 palette)" in notes[0]
+
+
+def test_alpha_is_laid_on_white(root) -> None:
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(root / "cat" / "a.png")
+    Image.new("LA", (8, 8), (0, 128)).save(root / "cat" / "la.png")
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([0, 0, 0] * 256)
+    palette.save(root / "cat" / "pt.png", transparency=0)
+    sample, notes = only(root, "cat/a.png")
+    assert (sample == 255).all()
+    assert set(only(root, "cat/la.png")[0].ravel().tolist()) == {127}
+    assert (only(root, "cat/pt.png")[0] == 255).all()
+    assert "3 of 15 pictures were converted (3 alpha, 1 palette)" in notes[0]
+
+
+def test_turned_by_exif(root) -> None:
+    image = Image.new("RGB", (16, 16), RED)
+    image.paste(BLUE, (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[folder.ORIENTATION] = 3  # upside down
+    image.save(root / "cat" / "e.png", exif=exif)
+    sample, notes = only(root, "cat/e.png")
+    assert sample[:, 0, 4].tolist() == list(RED)
+    assert sample[:, -1, 4].tolist() == list(BLUE)
+    assert "(1 turned by EXIF)" in notes[0]
+
+
+def test_an_animation_s_first_frame(root) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (GREEN, RED)]
+    frames[0].save(root / "cat" / "g.gif", save_all=True, append_images=frames[1:])
+    assert only(root, "cat/g.gif")[0][:, 0, 0].tolist() == list(GREEN)
+
+
+def bomb() -> bytes:
+    """A PNG whose header claims 20,000 x 20,000 pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def truncated() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()[:6000]
+
+
+BAD = {
+    "text": (b"hello", "not a picture of a known format"),
+    "empty": (b"", "not a picture of a known format"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture of a known format"),
+    "truncated": (truncated(), "damaged"),
+    "bomb": (bomb(), "pixels, a decompression bomb"),
+    "jpeg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not a picture of a known format|damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_picture_is_named(root, name: str) -> None:
+    content, why = BAD[name]
+    (root / "dog" / "bad.png").write_bytes(content)
+    with pytest.raises(BadInput, match=rf"dog/bad\.png: .*({why}).*--skip-bad") as caught:
+        folder.load(root, 8)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_picture_is_skipped_and_counted(root, name: str) -> None:
+    (root / "cat" / "bad.png").write_bytes(BAD[name][0])
+    data = folder.load(root, 8, skip_bad=True)
+    assert data.samples.shape == (12, 3, 8, 8)
+    assert data.labels.tolist() == [0] * 6 + [1] * 6
+    [note] = data.notes
+    assert note.startswith(f"folder {root}: 1 of 13 pictures were skipped, the first is {root / 'cat' / 'bad.png'}: ")
+
+
+def test_a_picture_a_little_over_pillow_s_limit_is_refused_too(root, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (11, 10)).save(root / "cat" / "large.png")  # Pillow itself only warns under twice the limit
+    with pytest.raises(BadInput, match="more than 100 pixels, a decompression bomb"):
+        folder.load(root, 8)
+
+
+def test_floats_have_no_known_range(root) -> None:
+    Image.new("F", (8, 8), 0.5).save(root / "cat" / "f.tiff")
+    with pytest.raises(BadInput, match="floating-point"):
+        folder.load(root, 8)
+
+
+def test_at_most_a_tenth_is_skipped(root) -> None:
+    for i in range(2):
+        (root / "cat" / f"bad{i}.png").write_bytes(b"")
+    with pytest.raises(BadInput, match="2 of 14 pictures can't be read, at most 10% may be skipped"):
+        folder.load(root, 8, skip_bad=True)
+
+
+def test_a_pipe_is_not_opened(root) -> None:
+    os.mkfifo(root / "cat" / "pipe.png")
+    with pytest.raises(BadInput, match=r"pipe\.png: not a regular file"):
+        folder.load(root, 8)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling"])
+def test_links_out_of_the_folder_are_refused(root, tmp_path, kind: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    Image.new("RGB", (8, 8)).save(outside / "x.png")
+    target = {"file": outside / "x.png", "folder": outside, "dangling": tmp_path / "nowhere.png"}[kind]
+    (root / "cat" / "link.png").symlink_to(target)
+    with pytest.raises(BadInput, match=r"link\.png is a link that leads out of"):
+        folder.load(root, 8)
+
+
+def test_links_inside_are_followed(root) -> None:
+    (root / "dog" / "again.png").symlink_to("../cat/0.png")
+    assert only(root, "dog/again.png")[0][:, 0, 0].tolist() == list(RED)
+
+
+@pytest.mark.parametrize(("count", "found"), [(0, "no pictures"), (1, r"only one picture \(0\.png\)")])
+def test_too_few(tmp_path, count: int, found: str) -> None:
+    root = tmp_path / "few"
+    root.mkdir()
+    (root / "notes.txt").write_text("no picture")
+    (root / ".hidden.png").write_bytes(b"")
+    for i in range(count):
+        Image.new("RGB", (8, 8)).save(root / f"{i}.png")
+    with pytest.raises(BadInput, match=rf"few holds {found}; .*\.png, \.jpg, .*\.tiff"):
+        folder.load(root, 8)
+
+
+def test_no_folder(tmp_path) -> None:
+    with pytest.raises(BadInput, match="is not there"):
+        folder.load(tmp_path / "none", 8)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="is not a folder"):
+        folder.load(tmp_path / "file", 8)
+
+
+def test_decoded_once_until_something_changes(root, monkeypatch) -> None:
+    read = []
+    original = folder._read
+    monkeypatch.setattr(folder, "_read", lambda *a: read.append(a[0]) or original(*a))
+    first = folder.load(root, 8)
+    assert (folder.load(root, 8).samples == first.samples).all()
+    assert len(read) == 12
+    folder.load(root, 4)
+    assert len(read) == 24
+    Image.new("RGB", (8, 8), GREEN).save(root / "cat" / "0.png")
+    os.utime(root / "cat" / "0.png", ns=(1, 1))
+    assert folder.load(root, 8).samples[0, :, 0, 0].tolist() == list(GREEN)
+    assert len(read) == 36

@@ -1,0 +1,251 @@
+"""The page: everything escaped, every gap filled with words, the same bytes each time, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hasten.errors import BadInput
+from hasten.report import page
+
+Folder = Callable[..., Path]
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\frac{ {{ 7*7 }} \x00\x07"
+
+
+class Page(HTMLParser):
+    """The elements, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+def read(folder: Path) -> Page:
+    return Page(page.write(folder).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory, example: Any) -> str:
+    """The page of a run that went well."""
+    return page.write(example.build(tmp_path_factory.mktemp("full"))).read_bytes().decode()
+
+
+def evil(value: object) -> object:
+    """Every text in ``value`` made hostile, but for those that choose what is drawn."""
+    if isinstance(value, dict):
+        kept = ("verdict", "plan", "created")
+        return {k: v if k in kept and isinstance(v, str) else evil(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [evil(v) for v in value]
+    return f"{value}{EVIL}" if isinstance(value, str) else value
+
+
+def test_says_what_came_out(full: str) -> None:
+    text = " ".join(Page(full).text.replace("\u00a0", " ").split())
+    assert "emoji32: 19.6× faster, no measurable loss" in text
+    assert "95 % interval 19.1 to 20.2, 15 rounds" in text
+    assert "A loss of 3.1 % or more would have been seen" in text
+    assert "Peak 812 MB before, 420 MB after" in text
+    assert "slower than OpenVINO here (0.71x)" in text
+    assert "busy in 2 of 15 rounds" in text
+    assert "CC BY-SA 4.0" in text
+    assert "9f2c" * 16 in text
+    assert "hasten demo" in text
+    assert "seed 0" in text
+    assert "failed: no C++ compiler on this machine" in text
+
+
+def test_nothing_is_loaded_and_nothing_runs(full: str) -> None:
+    found = Page(full)
+    assert not found.count("script")
+    assert not found.count("iframe")
+    for tag, attributes in found.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        if tag == "use":
+            assert (attributes["href"] or "").startswith("#")
+        elif tag in ("img", "link"):
+            assert (attributes.get("src") or attributes.get("href") or "").startswith("data:")
+        elif tag == "a":
+            assert (attributes["href"] or "").startswith("#")
+    style = resources.files("hasten.report").joinpath("style.css").read_text(encoding="utf-8")
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_hostile_text_is_inert(folder: Folder) -> None:
+    hostile = evil(json.loads((folder() / "result.json").read_text()))
+    assert isinstance(hostile, dict)
+    found = read(folder(None, **hostile))
+    assert found.text.count("<script>alert(1)</script>") > 50  # shown as text, in the page and in its charts
+    assert not found.count("script")
+    assert found.count("img") == 2
+    assert not [1 for _, attributes in found.elements if "onerror" in attributes]
+    assert "7*7" in found.text
+    assert "\x00" not in found.text
+
+
+def test_ids_are_unique_and_links_lead_somewhere(full: str) -> None:
+    elements = Page(full).elements
+    ids = Counter(attributes["id"] for _, attributes in elements if "id" in attributes)
+    assert not [name for name, count in ids.items() if count > 1]
+    wanted = [a["href"] for tag, a in elements if tag in ("a", "use")]
+    wanted += [a["clip-path"].removeprefix("url(").removesuffix(")") for _, a in elements if a.get("clip-path")]
+    assert len(wanted) > 100
+    assert not [link for link in wanted if (link or "").removeprefix("#") not in ids]
+
+
+def test_charts_follow_the_theme(full: str) -> None:
+    charts = re.findall(r"<svg.*?</svg>", full, re.DOTALL)
+    assert len(charts) == 6
+    assert "var(--ink)" in "".join(charts)
+    assert not re.findall(r"#[0-9a-f]{6}\b(?=[;\"])", "".join(re.findall(r'style="[^"]*"', "".join(charts))))
+    assert "font-family" not in "".join(charts)
+
+
+def test_the_same_inputs_give_the_same_bytes(full: str, folder: Folder) -> None:
+    assert page.write(folder()).read_bytes() == full.encode()
+
+
+NULLABLE = [
+    "data", "candidate", "speedup", "break_even", "quality", "attribution", "candidates", "refused", "proposed",
+    "profile", "observations", "environment", "warnings", "seconds", "seed",
+]  # fmt: skip
+
+
+SMALL: dict[str, Any] = {"observations": None, "candidates": None, "attribution": None}  # no chart, so quickly drawn
+FEW: dict[str, Any] = {
+    "observations": [
+        {"plan": p, "case": 0, "round": 0, "seconds": 1.0, "images": 1} for p in ("baseline", "candidate")
+    ],
+    "candidates": [{"label": ["x"], "seconds_per_image": 0.1, "loss": 0.01, "drift_db": 30.0}],
+    "attribution": [{"technique": "sampler", "ratio": 2.0, "low": 1.9, "high": 2.1, "verdict": "FASTER"}],
+}
+
+
+@pytest.mark.parametrize("name", NULLABLE)
+def test_any_part_may_be_missing(folder: Folder, name: str) -> None:
+    assert "<h1>" in page.write(folder({}, **{**FEW, name: None})).read_text(encoding="utf-8")
+
+
+def test_an_interrupted_run_without_a_candidate(folder: Folder) -> None:
+    found = read(folder({}, **dict.fromkeys(NULLABLE), interrupted=True))
+    text = " ".join(found.text.split())
+    assert "emoji32: nothing was confirmed to be faster" in text
+    assert "Interrupted." in text
+    assert "--resume" in text
+    assert "This run left no samples." in text
+    assert not re.search(r"\b(None|nan|Undefined)\b", text)
+    assert not found.count("svg")
+
+
+def test_numbers_that_are_none_count_as_not_measured(folder: Folder) -> None:
+    from_nowhere = float("nan")
+    speedup = {"ratio": from_nowhere, "low": from_nowhere, "high": float("inf"), "verdict": "UNDECIDED", "reason": "x"}
+    found = read(folder({}, **SMALL, speedup=speedup))
+    assert not re.search(r"\b(nan|inf)\b", found.text)
+    assert "Speed is undecided: x" in found.text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ratio", "low", "high", "wanted"),
+    [
+        ("SLOWER", 0.5, 0.4, 0.8, ("2.00× slower", "interval 1.25 to 2.50")),
+        ("UNDECIDED", 1.01, 0.97, 1.05, ("1.01× undecided", "interval 0.970 to 1.05")),
+        ("FASTER", 2.0, 1.9, 2.1, ("2.00× faster", "interval 1.90 to 2.10")),
+    ],
+)
+def test_the_verdict_on_speed(folder: Folder, verdict: str, ratio: float, low: float, high: float, wanted: str) -> None:
+    found = read(
+        folder({}, **SMALL, speedup={"ratio": ratio, "low": low, "high": high, "rounds": 9, "verdict": verdict})
+    )
+    text = " ".join(found.text.split())
+    for part in wanted:
+        assert part in text
+
+
+def test_a_bad_result_leaves_the_old_report(folder: Folder) -> None:
+    place = folder({}, **SMALL)
+    before = page.write(place).read_bytes()
+    for content, reason in (
+        ("{", "no result of hasten"),
+        ("[]", "no result of hasten"),
+        ('{"version": 1}', "source"),
+        ('{"version": 2, "source": {"name": "x"}, "baseline": {}}', "version 2"),
+        ('{"version": 1, "source": {"name": 3}, "baseline": {}}', "source.name"),
+    ):
+        (place / "result.json").write_text(content, encoding="utf-8")
+        with pytest.raises(BadInput, match=reason) as error:
+            page.write(place)
+        assert "\n" not in str(error.value)
+        assert (place / "report.html").read_bytes() == before
+    (place / "result.json").unlink()
+    with pytest.raises(BadInput, match="can't be read"):
+        page.write(place)
+    assert sorted(p.name for p in place.iterdir()) == ["report.html"]
+
+
+def test_samples_that_cannot_be_used(folder: Folder) -> None:
+    place = folder(None, **SMALL)
+    for arrays, reason in (
+        ({"baseline": np.asarray([object()] * 3, dtype=object)}, "can't be read"),
+        ({"baseline": np.zeros((2, 3, 8, 8)), "candidate": np.zeros((3, 3, 8, 8))}, "not equal"),
+        ({"baseline": np.zeros((2, 3, 8, 8)), "labels": np.zeros(3)}, "labels of shape"),
+    ):
+        np.savez(place / "samples.npz", **arrays)
+        with pytest.raises(BadInput, match=reason):
+            page.write(place)
+    whole = (place / "samples.npz").read_bytes()
+    (place / "samples.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="can't be read"):
+        page.write(place)
+
+
+def test_without_torch() -> None:
+    code = "import sys; from hasten.report import page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2's contrast ratio of two colours #rrggbb."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_stands_out_in_both_themes() -> None:
+    style = resources.files("hasten.report").joinpath("style.css").read_text(encoding="utf-8")
+    themes = [dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{[^}]*\}", style)]
+    themes = [theme for theme in themes if theme]
+    assert len(themes) == 2
+    for theme in themes:
+        for text in ("ink", "muted", "after", "good", "warn", "bad"):
+            for ground in ("bg", "panel", "notice"):
+                assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
+        assert contrast(theme["before"], theme["bg"]) >= 3

@@ -1,0 +1,116 @@
+"""One process at a time, room on the disk, and a stop that waits."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from hasten.errors import BadInput
+from hasten.train import guard
+
+HOLD = "import sys, pathlib\nfrom hasten.train.guard import holding\nwith holding(pathlib.Path(sys.argv[1])):\n"
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the folder, and the folder."""
+    folder = tmp_path / "run"
+    code = HOLD + "    print('held', flush=True)\n    sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code, folder], stdin=-1, stdout=-1, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process, folder
+    process.kill()
+    process.communicate()
+
+
+def test_a_held_folder_is_refused_with_its_holder(other) -> None:
+    process, folder = other
+    with (
+        pytest.raises(BadInput, match=rf"run is in use by process {process.pid} on .+; wait for it or use another"),
+        guard.holding(folder),
+    ):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(other) -> None:
+    process, folder = other
+    process.kill()
+    process.wait()
+    assert json.loads((folder / guard.LOCK).read_text())["pid"] == process.pid
+    with guard.holding(folder):
+        assert json.loads((folder / guard.LOCK).read_text())["pid"] == os.getpid()
+
+
+def test_let_go_at_the_end_and_after_an_error(tmp_path) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyError), guard.holding(tmp_path):
+            raise KeyError
+        assert (tmp_path / guard.LOCK).read_text() == ""
+
+
+def test_held_twice_by_one_process(tmp_path) -> None:
+    with guard.holding(tmp_path), pytest.raises(BadInput, match=f"process {os.getpid()}"), guard.holding(tmp_path):
+        pass
+
+
+def test_what_another_host_left_is_refused(tmp_path) -> None:
+    (tmp_path / guard.LOCK).write_text('{"pid": 7, "host": "elsewhere.example"}')
+    with pytest.raises(BadInput, match=r"process 7 on elsewhere\.example; .*delete .*\.lock"), guard.holding(tmp_path):
+        pass
+    assert "elsewhere" in (tmp_path / guard.LOCK).read_text()
+
+
+def test_a_damaged_lock_file_holds_nobody_back(tmp_path) -> None:
+    (tmp_path / guard.LOCK).write_text("?")
+    with guard.holding(tmp_path):
+        pass
+
+
+def test_a_folder_that_can_t_be_made(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="can't be written to"), guard.holding(tmp_path / "file" / "run"):
+        pass
+
+
+def test_room(tmp_path, monkeypatch) -> None:
+    guard.check_room(tmp_path, 1, "a checkpoint")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 0, 2_000_000))
+    guard.check_room(tmp_path, 2_000_000, "a checkpoint")
+    with pytest.raises(BadInput, match=r"2\.1 MB are needed for a checkpoint, 2\.0 MB are free"):
+        guard.check_room(tmp_path, 2_100_000, "a checkpoint")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_only_noted_and_then_all_is_as_before(number) -> None:
+    before = signal.getsignal(number)
+    with guard.stopping() as asked:
+        assert not asked()
+        os.kill(os.getpid(), number)
+        assert asked()
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_interrupts() -> None:
+    with pytest.raises(KeyboardInterrupt), guard.stopping():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.sigtimedwait([], 1)
+
+
+def test_in_another_thread_nothing_is_touched() -> None:
+    seen = []
+
+    def work() -> None:
+        with guard.stopping() as asked:
+            seen.append(asked())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
