@@ -23,7 +23,7 @@ DEVICE = click.option("--device", default="cpu", show_default=True, help="Where 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType[float]):
     """``90``, ``90s``, ``5m`` or ``1h`` in seconds."""
 
     name = "time"
@@ -36,7 +36,7 @@ class Seconds(click.ParamType):
         return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-class Budget(click.ParamType):
+class Budget(click.ParamType[float]):
     """``quality=2%`` as 0.02."""
 
     name = "budget"

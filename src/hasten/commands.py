@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten import artifact
-from hasten import optimize as story
+from hasten import artifact, story
 from hasten.data import loader
 from hasten.errors import BadInput
 from hasten.files import replacing

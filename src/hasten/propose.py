@@ -54,7 +54,8 @@ def engines(facts: Facts, rows: Sequence[Row]) -> tuple[list[Proposal], list[Ref
     layouts, precisions, compilers = Layout.choices(facts), Precision.choices(facts), Compile.choices(facts)
     runtimes, quantizers = Runtime.choices(facts), Quantize.choices(facts)
     wanted: list[tuple[Technique, ...]] = [
-        *((t,) for t in (*layouts, *precisions)),
+        *((t,) for t in layouts),
+        *((t,) for t in precisions),
         *((t,) for t in runtimes),
         *itertools.product(runtimes, quantizers),
         *itertools.product(layouts, compilers),

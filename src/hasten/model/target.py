@@ -87,7 +87,7 @@ class Target:
         return self.network.module if isinstance(self.network, TorchNetwork) else None
 
     def denoise(self, x: torch.Tensor, t: float, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """The clean-sample prediction (n, *shape) at ``x`` and inner time ``t`` in (0, 1], guided when guidance is not 1."""
+        """The clean-sample prediction (n, *shape) at ``x`` and inner ``t`` in (0, 1], guided if guidance is not 1."""
         if self.guidance == 1.0 or labels is None or self.facts.null_label is None:
             return self._clean(x, t, labels)
         null = torch.full_like(labels, self.facts.null_label)

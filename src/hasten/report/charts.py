@@ -161,7 +161,7 @@ def rounds(found: Sequence[Pair], speedup: Ratio | None, noise_floor: Ratio | No
         half = max((max(values) - min(values)) / 2 * 1.2, 0.02 * middle)
         axes.set_ylim(middle - half, middle + half)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.6g}×"))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.set_xlim(0.4, last + 0.6)
         step = max(1, math.ceil(last / (20 if width > 500 else 8)))
         axes.xaxis.set_major_locator(FixedLocator(range(1, last + 1, step)))
@@ -185,7 +185,7 @@ def curves(baseline: NDArray[np.float32] | None, candidate: NDArray[np.float32] 
         for samples, colour, pixels in drawn:
             for channel in np.atleast_2d(samples[index]):
                 axes.plot(np.where(np.isfinite(channel), channel, np.nan), color=colour, lw=pixels)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return Chart(figure)
 

@@ -95,7 +95,7 @@ def pictures(result: Result, samples: grids.Samples) -> dict[str, Any]:
     if drawn == "nothing":
         return section | {"note": f"Samples of shape {shape} are not drawn."}
     both_sides = len(present) > 1
-    alone = f"Only the samples {present[0][0].lower()}."
+    alone = f"Only the {'baseline' if present[0][0] == 'Before' else 'candidate'}'s samples."
     if drawn == "curves":
         alt = f"Curves of a few samples: {' and '.join(title.lower() for title, _, _ in present)}."
         chart = both("curves", alt, lambda width: charts.curves(samples.baseline, samples.candidate, width))

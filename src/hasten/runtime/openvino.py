@@ -5,9 +5,11 @@ A batch may be split over streams: each part runs on its own cores, which on few
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ try:
 except ImportError as error:  # pragma: no cover - a core dependency
     raise MissingExtra("openvino", "openvino") from error
 
+PRODUCTS = {"Convolution", "GroupConvolution", "MatMul"}
+ELEMENTWISE = ("Add", "Multiply", "Divide", "Subtract", "Concat", "Interpolate", "ReduceMean", "MVN")
 INFERENCE_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 core = ov.Core()
 
@@ -59,7 +63,7 @@ def convert(module: torch.nn.Module, call: Call, shape: tuple[int, ...], labelle
         shapes.append(ov.PartialShape([-1]))
     with torch.no_grad(), warnings.catch_warnings():
         # asserts on channel counts become constants; only the batch size is left free, and the example has that too
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         graph = ov.convert_model(_Wrapped(module, call).eval(), example_input=tuple(example), input=shapes)
     for port, name in zip(graph.inputs, ("x", "time", "labels"), strict=False):
         port.get_tensor().set_names({name})
@@ -76,27 +80,82 @@ def read(path: Path) -> Any:
     return core.read_model(path)
 
 
-def quantize(
-    graph: Any, states: Sequence[tuple[torch.Tensor, ...]], keep_float: Iterable[str], bias_correction: bool
-) -> Any:
-    """``graph`` in INT8 by NNCF's mixed preset, ranges from ``states``; ops of the types ``keep_float`` stay float."""
+def quantize(graph: Any, states: Sequence[tuple[torch.Tensor, ...]], share: float) -> Any:
+    """``graph`` with the costliest products in INT8 by NNCF, ranges from ``states``, without bias correction.
+
+    What :func:`kept_float` names stays float, and so do element-wise operations: quantising them saves next to nothing,
+    and NNCF's bias correction costs more than it mends here (LOG.md has the figures).
+    """
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
 
     nncf.set_log_level("ERROR")
-    names = ("x", "time", "labels")
+    inputs = [port.get_any_name() for port in graph.inputs]
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is not ours
+        return nncf.quantize(
+            graph.clone(),
+            nncf.Dataset(list(states), lambda state: {n: p.numpy() for n, p in zip(inputs, state, strict=True)}),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(states),
+            ignored_scope=nncf.IgnoredScope(types=list(ELEMENTWISE), names=kept_float(graph, share), validate=False),
+            advanced_parameters=AdvancedQuantizationParameters(disable_bias_correction=True),
+        )
 
-    def as_inputs(state: tuple[torch.Tensor, ...]) -> dict[str, Any]:
-        return {name: part.numpy() for name, part in zip(names, state, strict=False)}
 
-    return nncf.quantize(
-        graph.clone(),
-        nncf.Dataset(list(states), as_inputs),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(states),
-        ignored_scope=nncf.IgnoredScope(types=list(keep_float), validate=False),
-        advanced_parameters=AdvancedQuantizationParameters(disable_bias_correction=not bias_correction),
-    )
+def kept_float(graph: Any, share: float) -> list[str]:
+    """The convolutions and matrix products to leave alone: the cheapest, beyond ``share`` of all multiplications.
+
+    And those that take ``x`` itself or give the output, whatever they cost: their rounding is noise in the sample.
+    """
+    costs = multiplications(graph)
+    ends = _ends([graph.input("x").get_node()], _after) | _ends([port.get_node() for port in graph.outputs], _before)
+    kept, covered, whole = set(ends & set(costs)), 0, sum(costs.values())
+    for name in sorted(costs, key=lambda name: -costs[name]):
+        if covered >= share * whole:
+            kept.add(name)
+        covered += costs[name]
+    return sorted(kept)
+
+
+def multiplications(graph: Any) -> dict[str, int]:
+    """Multiplications for one sample of each convolution and matrix product, by its name."""
+    single = graph.clone()
+    single.reshape({port: ov.PartialShape([1, *list(port.partial_shape)[1:]]) for port in single.inputs})
+    costs = {}
+    for op in single.get_ops():
+        kind = op.get_type_name()
+        if kind in PRODUCTS:
+            weight = list(op.input_value(1).get_partial_shape())
+            outputs = int(np.prod([size.get_length() for size in op.output(0).get_partial_shape()]))
+            if kind == "MatMul":  # the dimension summed over is the first input's last one
+                summed = list(op.input_value(0).get_partial_shape())[-1].get_length()
+            else:  # (out, in, kernel...), after a group dimension where there are groups
+                summed = int(np.prod([size.get_length() for size in weight[1 if kind == "Convolution" else 2 :]]))
+            costs[op.get_friendly_name()] = outputs * summed
+    return costs
+
+
+def _ends(start: list[Any], neighbours: Callable[[Any], Iterable[Any]]) -> set[str]:
+    """The names of all operations that ``start`` leads to without passing through a product, those included."""
+    names: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        op = waiting.pop()
+        if op.get_friendly_name() not in names:
+            names.add(op.get_friendly_name())
+            if op.get_type_name() not in PRODUCTS:
+                waiting.extend(neighbours(op))
+    return names
+
+
+def _after(op: Any) -> list[Any]:
+    if op.get_type_name() == "ShapeOf":  # a shape is not the sample
+        return []
+    return [target.get_node() for output in op.outputs() for target in output.get_target_inputs()]
+
+
+def _before(op: Any) -> list[Any]:
+    return [port.get_source_output().get_node() for port in op.inputs()]
 
 
 class Network:

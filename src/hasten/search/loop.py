@@ -1,4 +1,4 @@
-"""The search loop: first what was proposed, then what ``ask`` says, until the deadline; each trial is one line on disk."""
+"""The search loop: what was proposed, then what ``ask`` says, until the deadline; each trial is one line on disk."""
 
 from __future__ import annotations
 

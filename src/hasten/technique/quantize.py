@@ -20,15 +20,14 @@ from hasten.model.workload import draw
 from hasten.runtime import openvino
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 
-SCOPES = {"all": (), "matrix": ("Add", "Multiply", "Divide", "Concat", "Interpolate", "ReduceMean", "MVN")}
 CALIBRATION_STEPS = 20
 CALIBRATION_SEED = 90_001
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """``scope``: "matrix" quantises convolutions and matrix products only, "all" whatever NNCF can;
-    ``bias_correction`` is NNCF's own; ``images``: trajectories that states are taken from, 1 to 256.
+    """``share``: of all multiplications, how much the quantised layers do, the costliest first, 0 to 1;
+    ``images``: trajectories that calibration states are taken from, 1 to 256.
     """
 
     name: ClassVar[str] = "quantize"
@@ -41,20 +40,19 @@ class Quantize:
         claims=frozenset({"weight_format"}),
     )
 
-    scope: str = "matrix"
-    bias_correction: bool = False
+    share: float = 0.9
     images: int = 16
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise BadInput(f"quantize.scope {self.scope!r} is not known; known: {', '.join(SCOPES)}")
+        if not 0.0 < self.share <= 1.0:
+            raise BadInput(f"quantize.share = {self.share} is out of range; over 0, up to 1")
         if not 1 <= self.images <= 256:
             raise BadInput(f"quantize.images = {self.images} is out of range; 1 to 256")
 
     @property
     def label(self) -> str:
         """ "int8"."""
-        return "int8" if self.scope == "matrix" else "int8 (all ops)"
+        return "int8"
 
     def refuse(self, facts: Facts) -> str | None:
         """Needs layers whose products INT8 makes cheaper."""
@@ -64,7 +62,7 @@ class Quantize:
 
     @classmethod
     def choices(cls, facts: Facts) -> tuple[Quantize, ...]:
-        """Convolutions and matrix products without bias correction: it costs more quality than it gives (LOG.md)."""
+        """One."""
         return (cls(),)
 
     def apply_(self, target: Target, prepared: Prepared) -> None:
@@ -75,11 +73,10 @@ class Quantize:
         def make(folder: Path) -> None:
             target.network = openvino.Network(network.graph, "float32", streams=1)
             states = calibration_states(target, self.images)
-            graph = openvino.quantize(network.graph, states, SCOPES[self.scope], self.bias_correction)
+            graph = openvino.quantize(network.graph, states, self.share)
             openvino.save(graph, folder / "model.xml")
 
-        kind = f"int8-{self.scope}{'-corrected' if self.bias_correction else ''}-{self.images}"
-        path = prepared.get(kind, make) / "model.xml"
+        path = prepared.get(f"int8-{self.share:g}-{self.images}", make) / "model.xml"
         target.network = openvino.Network(openvino.read(path), network.precision, network.streams)
 
 

@@ -16,7 +16,7 @@ PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}
 
 @dataclass(frozen=True)
 class Runtime:
-    """``precision``: what OpenVINO computes in, "float32" or "bfloat16"; ``streams``: parts of a batch that run at once."""
+    """``precision``: what OpenVINO computes in, "float32" or "bfloat16"; ``streams``: parts of a batch run at once."""
 
     name: ClassVar[str] = "runtime"
     effects: ClassVar[Effects] = Effects(

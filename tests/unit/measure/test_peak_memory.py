@@ -55,10 +55,13 @@ def test_a_program_that_is_not_there():
 def test_a_child_that_takes_too_long_is_gone_afterwards(tmp_path):
     wrote = tmp_path / "pid"
     code = f"import os, time; open({str(wrote)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    begun = time.perf_counter()
-    with pytest.raises(HastenError, match=r"did not end within 2 s"):
-        peak_bytes(python(code), 2)
-    assert time.perf_counter() - begun < 20
+    for seconds in (1, 5, 20):  # on a busy machine a child may take long to start
+        begun = time.perf_counter()
+        with pytest.raises(HastenError, match=rf"did not end within {seconds} s"):
+            peak_bytes(python(code), seconds)
+        assert time.perf_counter() - begun < seconds + 20
+        if wrote.exists() and wrote.read_text():
+            break
     pid = int(wrote.read_text())
     for _ in range(100):
         try:

@@ -386,9 +386,9 @@ def test_read_json_caps_what_it_reads(tmp_path):
 BETAS = [0.001, 0.01, 0.02, 0.5]
 DISCRETE_CONFIGS = [
     {},
-    {"beta_schedule": "linear", "beta_start": 0.001, "beta_end": 0.012, "num_train_timesteps": 400},
-    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
-    {"beta_schedule": "squaredcos_cap_v2"},
+    {"beta_schedule": "linear", "beta_start": 0.001, "beta_end": 0.012, "num_train_timesteps": 100},
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 100},
+    {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 100},
     {"trained_betas": BETAS, "num_train_timesteps": 4},
 ]
 

@@ -92,6 +92,7 @@ def test_nothing_is_loaded_and_nothing_runs(full: str) -> None:
     style = resources.files("hasten.report").joinpath("style.css").read_text(encoding="utf-8")
     assert "url(" not in style
     assert "@import" not in style
+    assert style.count("{") == style.count("}")
 
 
 def test_hostile_text_is_inert(folder: Folder) -> None:

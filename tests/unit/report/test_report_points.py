@@ -54,7 +54,7 @@ def test_front_by_drift_when_there_is_no_loss(folder: Folder) -> None:
         )
     ]
     found = points(read(folder({}, candidates=tried) / "result.json"))
-    assert [p.name for p in found if p.on_front] == ["fast", "good", "slow"]
+    assert [p.name for p in found if p.on_front] == ["fast", "best", "slow"]
     assert 0 not in [p.number for p in found]
 
 

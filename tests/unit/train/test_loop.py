@@ -219,7 +219,7 @@ def test_a_gradient_that_is_not_finite_ruins_no_checkpoint(tmp_path, monkeypatch
         return clip(parameters, limit) * (torch.inf if len(calls) == 5 else 1)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", overflow)
-    with pytest.raises(HastenError, match="step 4: the loss is .*, the gradient's norm inf"):
+    with pytest.raises(HastenError, match=r"step 4: the loss is .*, the gradient's norm inf"):
         loop.train(tiny(), tmp_path)
     assert all(bool(v.isfinite().all()) for v in checkpoint(tmp_path, 3).values())
 
@@ -275,9 +275,7 @@ def test_min_snr_is_the_paper_s() -> None:
 def test_the_learning_rate_follows_its_schedule(tmp_path, monkeypatch) -> None:
     rates: list[float] = []
     step = torch.optim.AdamW.step
-    monkeypatch.setattr(
-        torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self)
-    )
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
     loop.train(tiny(), tmp_path)
     assert rates == [1e-3 * loop.warmup_cosine(i, 6, 2) for i in range(6)]
     assert rates[:3] == [0.0005, 0.001, 0.001]

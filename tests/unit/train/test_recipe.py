@@ -146,7 +146,7 @@ def test_what_is_no_toml(tmp_path) -> None:
         path.write_bytes(content)
         with pytest.raises(BadInput, match=why):
             recipe.read(path)
-    with pytest.raises(BadInput, match="No such file.*pass a TOML file"):
+    with pytest.raises(BadInput, match=r"No such file.*pass a TOML file"):
         recipe.read(tmp_path / "none.toml")
     with pytest.raises(BadInput, match="directory"):
         recipe.read(tmp_path)

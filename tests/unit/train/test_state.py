@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (first.stat().st_size // 2, hard))
     try:
-        with pytest.raises(HastenError, match="could not be written .*earlier checkpoints are kept"):
+        with pytest.raises(HastenError, match=r"could not be written .*earlier checkpoints are kept"):
             state.save(advance(run, 1), tmp_path, "f", RECIPE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

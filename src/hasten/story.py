@@ -68,7 +68,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
 
     def deadline(self, share: float) -> Callable[[], float]:
-        """Tells the moment (time.perf_counter) at which ``share`` of the time is used; once stopped, that has passed."""
+        """Tells the moment (time.perf_counter) at which ``share`` of the time is used; if stopped, it has passed."""
         return lambda: -math.inf if self.stopped else self.began + share * self.seconds
 
     def say(self, phase: str, detail: str = "") -> None:

@@ -1,0 +1,56 @@
+"""Fixtures that several tests share: tiny real models, made with plain diffusers code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+from hasten.environment import quiet
+
+quiet()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled UNet2DModel for digits (1, 8, 8): cosine schedule, v-prediction, random weights by seed."""
+    return make_folder(tmp_path_factory.mktemp("tiny") / "model", 1, "squaredcos_cap_v2", "v_prediction", 10)
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another kind of model: three channels, no labels, linear schedule, epsilon prediction, other widths."""
+    return make_folder(tmp_path_factory.mktemp("other") / "model", 3, "linear", "epsilon", None, (16, 24))
+
+
+def make_folder(
+    folder: Path,
+    channels: int,
+    schedule: str,
+    prediction: str,
+    labels: int | None,
+    widths: tuple[int, ...] = (16, 32),
+) -> Path:
+    """A DDIM pipeline folder written by diffusers itself."""
+    import torch
+    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    network = UNet2DModel(
+        sample_size=8,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=widths,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+        attention_head_dim=8,
+        num_class_embeds=labels,
+    )
+    scheduler = DDIMScheduler(beta_schedule=schedule, prediction_type=prediction, clip_sample=False)
+    DDIMPipeline(network, scheduler).save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -1,0 +1,76 @@
+"""Files written whole or not at all."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from hasten import files
+from hasten.errors import BadInput
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_whole_at_the_end(tmp_path) -> None:
+    path = tmp_path / "new" / "folder" / "x"
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(b"content")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # so that the last step is a rename
+    assert path.read_bytes() == b"content"
+    assert os.listdir(path.parent) == ["x"]
+
+
+def test_not_at_all_when_the_block_fails(tmp_path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(Interrupted), files.replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise Interrupted
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_writer_that_replaces_the_temporary_file(tmp_path) -> None:
+    with files.replacing(tmp_path / "x") as temporary:
+        temporary.unlink()
+        temporary.write_bytes(b"made anew")
+    assert (tmp_path / "x").read_bytes() == b"made anew"
+
+
+def test_modes_are_those_of_plain_files(tmp_path) -> None:
+    (tmp_path / "plain").write_text("")
+    files.write_text(tmp_path / "x", "")
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_text_is_utf_8(tmp_path) -> None:
+    files.write_text(tmp_path / "x", "é\n")
+    assert (tmp_path / "x").read_bytes() == "é\n".encode()
+
+
+def test_a_folder_that_can_t_be_written_to(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="can't be written to .*choose another folder"):
+        files.write_text(tmp_path / "file" / "x", "")
+
+
+def test_sha256(tmp_path) -> None:
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    assert files.sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_where_the_cache_is(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HASTEN_CACHE", str(tmp_path / "own"))
+    assert files.cache_folder("a", "b") == tmp_path / "own" / "a" / "b"
+    assert (tmp_path / "own" / "a" / "b").is_dir()
+    monkeypatch.delenv("HASTEN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_folder("a") == tmp_path / "xdg" / "hasten" / "a"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert files.cache_folder() == tmp_path / ".cache" / "hasten"
