@@ -19,6 +19,7 @@ from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
 
+COMPILE_SECONDS = 600.0
 PRODUCTS = ("Conv", "Linear", "attention")
 FIRST = (("unipc", 8, "logsnr"), ("dpmpp_2m", 10, "logsnr"), ("dpmpp_3m", 10, "logsnr"), ("unipc", 12, "logsnr"))
 
@@ -40,8 +41,11 @@ class Refusal:
     reason: str
 
 
-def engines(facts: Facts, rows: Sequence[Row]) -> tuple[list[Proposal], list[Refusal]]:
-    """Ways to run the same network faster, cheapest preparation first, and what was refused from the start."""
+def engines(facts: Facts, rows: Sequence[Row], seconds: float) -> tuple[list[Proposal], list[Refusal]]:
+    """Ways to run the same network faster, cheapest preparation first, and what was refused from the start.
+
+    ``seconds``: what the whole run may take; inductor compiles for too long to be tried in a short one.
+    """
     products = sum(row.share for row in rows if row.name.startswith(PRODUCTS))
     rest = 1.0 - products
     reasons = {
@@ -58,9 +62,13 @@ def engines(facts: Facts, rows: Sequence[Row]) -> tuple[list[Proposal], list[Ref
         *((t,) for t in precisions),
         *((t,) for t in runtimes),
         *itertools.product(runtimes, quantizers),
-        *itertools.product(layouts, compilers),
+        *(itertools.product(layouts, compilers) if seconds >= COMPILE_SECONDS else ()),
     ]
-    proposals, refusals = [], {}
+    proposals: list[Proposal] = []
+    refusals: dict[str, Refusal] = {}
+    if seconds < COMPILE_SECONDS:
+        reason = f"not tried: compiling takes about a minute; give --time {COMPILE_SECONDS / 60:.0f}m"
+        refusals = {t.name: Refusal(t.name, t.label, reason) for t in compilers}
     for techniques in wanted:
         plan = Plan(techniques)
         reason = plan.refusal(facts)

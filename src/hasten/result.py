@@ -83,7 +83,6 @@ def write(
     quality: Quality,
     passed: bool,
     converged: dict[str, float],
-    budget: float,
     attribution: list[dict[str, Any]],
     noise_floor: Comparison,
     trials: list[dict[str, Any]],
@@ -118,9 +117,7 @@ def write(
             "attribution": source.attribution,
             "guidance": source.guidance,
         },
-        "data": None
-        if data is None
-        else {"name": data.name, "samples": len(data.samples), "reference": quality.reference},
+        "data": None if data is None else {"name": data.name, "samples": len(data.samples)},
         "baseline": side(Plan(), per_image["baseline"], peaks["baseline"], BASELINE_STEPS),
         "candidate": side(plan, per_image["candidate"], peaks["candidate"], None),
         "passed": passed,
@@ -129,7 +126,7 @@ def write(
             "preparation_seconds": preparation_seconds,
             "images": math.ceil(preparation_seconds / saved) if saved > 0 else None,
         },
-        "quality": asdict(quality) | {"budget": budget, "drift_db_converged": converged},
+        "quality": quality.to_json() | {"drift_db_converged": converged},
         "attribution": attribution,
         "candidates": trials,
         "proposed": [{"label": label, "reason": reason} for label, reason in proposals],

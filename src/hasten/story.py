@@ -5,11 +5,9 @@ Search and confirmation use different noise, and only what the confirmation meas
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,11 @@ from hasten import artifact, propose, result
 from hasten.data.array import Data
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, HastenError
-from hasten.files import locked, replacing
+from hasten.files import replacing
 from hasten.measure import pair, quality, roofline
 from hasten.measure.pair import Comparison
 from hasten.measure.profile import Row, profile
-from hasten.measure.quality import Quality, Reference
+from hasten.measure.quality import Quality, Reference, View
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict
 from hasten.model.source import Source
 from hasten.model.target import Target, TorchNetwork
@@ -38,6 +36,7 @@ from hasten.search.space import Point
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
+from hasten.train import guard
 
 # No two purposes share noise.
 SEARCH, CONFIRM, CONVERGED, REFERENCE = 1, 2, 3, 4
@@ -62,14 +61,14 @@ class Run:
     images_per_case: int
     seed: int
     progress: Progress
+    stopped: Callable[[], bool]
     began: float = field(default_factory=time.perf_counter)
-    stopped: bool = False
     preparation_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
-    def deadline(self, share: float) -> Callable[[], float]:
-        """Tells the moment (time.perf_counter) at which ``share`` of the time is used; if stopped, it has passed."""
-        return lambda: -math.inf if self.stopped else self.began + share * self.seconds
+    def over(self, share: float) -> Callable[[], bool]:
+        """Tells whether ``share`` of the time is used, or Ctrl-C was pressed."""
+        return lambda: self.stopped() or time.perf_counter() > self.began + share * self.seconds
 
     def say(self, phase: str, detail: str = "") -> None:
         """Tell the person what is being done, and the seconds left."""
@@ -144,8 +143,8 @@ def optimize(
         raise BadInput(f"{out} holds a finished run; use --resume or another --out")
     if data is not None and data.shape != source.shape:
         raise BadInput(f"{source.name} makes samples of shape {source.shape}, data {data.name} has {data.shape}")
-    run = Run(source, data, out, budget, seconds, images_per_case, seed, progress or (lambda *_: None))
-    with locked(out), stopping(run):
+    with guard.holding(out), guard.stopping() as stopped:
+        run = Run(source, data, out, budget, seconds, images_per_case, seed, progress or (lambda *_: None), stopped)
         return _optimize(run, command)
 
 
@@ -156,28 +155,27 @@ def _optimize(run: Run, command: str) -> dict[str, Any]:
     peaks = roofline.peaks(source.device, fingerprint(environment()))
     rows = profile_network(target, run.workload(SEARCH, 1), peaks)
 
-    proposals, refusals = propose.engines(target.facts, rows)
+    proposals, refusals = propose.engines(target.facts, rows, run.seconds)
     engines = try_engines(run, proposals)
     kept = sorted((e for e in engines if e.ratio is not None), key=lambda e: e.ratio or 0.0)[:KEPT_ENGINES]
 
     run.say("search", "reference features and the baseline's samples")
     reference = read_reference(run, target, kept)
     searched = run.workload(SEARCH, SEARCH_CASES)
-    baseline_samples = torch.cat([target.sample(case) for case in searched.cases])
+    baseline = reference.view(torch.cat([target.sample(case) for case in searched.cases]))
     space, first = propose.space(target.facts, [engine.name for engine in kept])
     trials = search(
         space,
         first,
-        evaluator(run, {engine.name: engine.plan for engine in kept}, searched, baseline_samples, reference),
+        evaluator(run, {engine.name: engine.plan for engine in kept}, searched, baseline, reference),
         lambda measured: score(measured, run.budget),
         run.out / "history.jsonl",
-        run.deadline(SEARCH_END),
-        len(space),
+        lambda tried: tried >= len(first) and run.over(SEARCH_END)(),
         run.seed,
     )
     finalists = choose(trials, {engine.name: engine.plan for engine in kept}, run.budget)
     confirmed = confirm(run, finalists, reference)
-    converged = drift_to_converged(run, confirmed.plan, kept)
+    converged = drift_to_converged(run, confirmed.plan, reference, kept)
     attribution, noise_floor, log = attribute(run, confirmed.plan)
     refusals += refuse_slower(confirmed.plan, engines, refusals)
 
@@ -200,7 +198,6 @@ def _optimize(run: Run, command: str) -> dict[str, Any]:
         quality=confirmed.quality,
         passed=confirmed.passed,
         converged=converged,
-        budget=run.budget,
         attribution=attribution,
         noise_floor=noise_floor,
         trials=[trial_row(trial, {e.name: e for e in kept}, run.budget) for trial in trials],
@@ -211,30 +208,9 @@ def _optimize(run: Run, command: str) -> dict[str, Any]:
         observations=observations,
         preparation_seconds=run.preparation_seconds,
         peaks=result.peak_memory(source, folder, run.images_per_case, run.warnings),
-        interrupted=run.stopped,
+        interrupted=run.stopped(),
         warnings=run.warnings,
     )
-
-
-@contextlib.contextmanager
-def stopping(run: Run) -> Iterator[None]:
-    """The first Ctrl-C only marks the run as stopped; the second one interrupts."""
-
-    def stop(*_: object) -> None:
-        if run.stopped:
-            raise KeyboardInterrupt
-        run.stopped = True
-        run.say("stopping", "verifying the best plan so far; Ctrl-C again leaves at once")
-
-    try:
-        before = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not the main thread: the caller's own handling stands
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def profile_network(target: Target, workload: Workload, peaks: roofline.Peaks) -> tuple[Row, ...]:
@@ -272,7 +248,7 @@ def try_engines(run: Run, proposals: list[Proposal]) -> list[Engine]:
         run.workload(SEARCH, 1),
         rounds=FEWEST_ROUNDS,
         seed=run.seed,
-        deadline=run.deadline(ENGINES_END),
+        stop=run.over(ENGINES_END),
         on_round=lambda done, rounds: run.say("engines", f"round {done} of {rounds}, {len(engines)} engines"),
     )
     tried = [Engine(Plan(), "the baseline's own engine", 1.0, None)]
@@ -302,23 +278,20 @@ def converged_target(run: Run, kept: list[Engine]) -> Target:
 
 
 def read_reference(run: Run, target: Target, kept: list[Engine]) -> Reference:
-    """What distances are measured to: the data, or, without any, the model's own converged samples."""
+    """What distances are measured to: the data's training part, or, without data, the model's own converged samples."""
     if run.data is not None:
-        samples, labels = run.data.part(held_out=False)
-        return quality.reference(target, torch.from_numpy(samples), torch.from_numpy(labels), run.data.name)
+        return quality.reference(target, run.data.part(held_out=False)[0], origin=run.data.name)
     converged = converged_target(run, kept)
     cases = run.workload(REFERENCE, -(-REFERENCE_IMAGES // run.images_per_case)).cases
-    made = torch.cat([converged.sample(case) for case in cases])
-    labels_made = None if cases[0].labels is None else torch.cat([c.labels for c in cases if c.labels is not None])
     run.warnings.append("no data was given: distances are to the model's own converged samples")
-    return quality.reference(target, made, labels_made, "the model's own converged samples")
+    made = torch.cat([converged.sample(case) for case in cases])
+    return quality.reference(target, made, origin="the model's own converged samples")
 
 
 def evaluator(
-    run: Run, engines: dict[str, Plan], workload: Workload, baseline: torch.Tensor, reference: Reference
+    run: Run, engines: dict[str, Plan], workload: Workload, baseline: View, reference: Reference
 ) -> Callable[[Point], dict[str, Any]]:
     """Measures a point of the search: seconds per image, drift and loss on the search cases."""
-    labels = None if workload.cases[0].labels is None else torch.cat([case.labels for case in workload.cases])  # type: ignore[misc]
 
     def evaluate(point: Point) -> dict[str, Any]:
         plan = as_plan(point, engines)
@@ -333,7 +306,7 @@ def evaluator(
             return {"failure": str(error)}
         if not torch.isfinite(samples).all():
             return {"failure": "samples are not finite"}
-        judged = quality.compare(reference, baseline, samples, labels, budget=run.budget)
+        judged = quality.compare(reference, baseline, reference.view(samples), budget=run.budget)
         return {
             "seconds_per_image": seconds,
             "evaluations": target.table.evaluations,
@@ -352,9 +325,9 @@ def as_plan(point: Point, engines: dict[str, Plan]) -> Plan:
 
 def score(measured: dict[str, Any], budget: float) -> float | None:
     """What the search minimises: log seconds, and a steep price on loss beyond the budget; None for a failure."""
-    if measured["failure"] is not None or not math.isfinite(measured["loss"]):
+    if measured["failure"] is not None or measured["loss"] is None:
         return None
-    return math.log(measured["seconds_per_image"]) + 20.0 * max(measured["loss"] - budget, 0.0)
+    return float(math.log(measured["seconds_per_image"]) + 20.0 * max(measured["loss"] - budget, 0.0))
 
 
 def choose(trials: list[Trial], engines: dict[str, Plan], budget: float) -> list[Plan]:
@@ -366,7 +339,7 @@ def choose(trials: list[Trial], engines: dict[str, Plan], budget: float) -> list
     held.sort(key=lambda t: t.measured["seconds_per_image"])
     if not held:
         raise HastenError(
-            f"none of {len(trials)} plans stayed within a quality budget of {budget:.0%}; raise --budget or --time"
+            f"none of {len(trials)} plans tried stayed within a quality budget of {budget:.0%}; raise --budget or --time"
         )
     finalists, safest = [held[0]], held[0].measured["drift_db"]
     for trial in held[1:]:
@@ -394,28 +367,21 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference) -> Confirmed:
         rounds_done = done
         run.say("confirm", f"round {done} of {rounds}: baseline and {len(finalists)} finalists on the same noise")
 
-    def deadline() -> float:  # the fewest rounds that give a verdict are made in any case
-        return math.inf if rounds_done < FEWEST_ROUNDS else run.deadline(CONFIRM_END)()
+    def stop() -> bool:  # the fewest rounds that give a verdict are made in any case
+        return rounds_done >= FEWEST_ROUNDS and run.over(CONFIRM_END)()
 
-    comparisons = pair.compare_many(
-        builders, "baseline", workload, ROUNDS, seed=run.seed, deadline=deadline, on_round=on_round
-    )
+    comparisons = pair.compare_many(builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round)
     for plan, comparison in zip(finalists, comparisons.values(), strict=True):
         if not comparison.samples_a:
             run.warnings.append(f"{', '.join(plan.label)}: {comparison.reason}")
             continue
-        pairs = len(comparison.samples_a)
-        labels = [case.labels for case in workload.cases[:pairs] if case.labels is not None]
+        baseline = reference.view(torch.cat(comparison.samples_a))
         judged = quality.compare(
-            reference,
-            torch.cat(comparison.samples_a),
-            torch.cat(comparison.samples_b),
-            torch.cat(labels) if labels else None,
-            budget=run.budget,
+            reference, baseline, reference.view(torch.cat(comparison.samples_b)), budget=run.budget
         )
-        passed = comparison.verdict is Verdict.FASTER and judged.loss <= run.budget
-        confirmed = Confirmed(plan, comparison, judged, passed)
-        if passed:
+        within = judged.verdict in (quality.NO_LOSS, quality.WITHIN)
+        confirmed = Confirmed(plan, comparison, judged, within and comparison.verdict is Verdict.FASTER)
+        if confirmed.passed:
             return confirmed
     if not any(comparison.samples_a for comparison in comparisons.values()):
         raise HastenError(f"no finalist could be measured: {'; '.join(run.warnings)}")
@@ -423,13 +389,13 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference) -> Confirmed:
     return confirmed
 
 
-def drift_to_converged(run: Run, plan: Plan, kept: list[Engine]) -> dict[str, float]:
+def drift_to_converged(run: Run, plan: Plan, reference: Reference, kept: list[Engine]) -> dict[str, float]:
     """How far baseline and winner are, in dB, from the model's own converged samples of one more case."""
     case = run.workload(CONVERGED, 1).cases[0]
     goal = converged_target(run, kept).sample(case)
     return {
-        "baseline": quality.drift_db(goal, run.build(Plan()).sample(case)),
-        "candidate": quality.drift_db(goal, run.build(plan).sample(case)),
+        "baseline": quality.drift_db(goal, run.build(Plan()).sample(case), reference.span),
+        "candidate": quality.drift_db(goal, run.build(plan).sample(case), reference.span),
     }
 
 
@@ -450,7 +416,7 @@ def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison,
         run.workload(CONFIRM, FEWEST_ROUNDS),
         rounds=FEWEST_ROUNDS,
         seed=run.seed + 1,
-        deadline=run.deadline(ATTRIBUTE_END),
+        stop=run.over(ATTRIBUTE_END),
         on_round=lambda done, rounds: run.say(
             "attribute", f"round {done} of {rounds}: one technique removed at a time"
         ),

@@ -1,7 +1,6 @@
 """Files written whole or not at all."""
 
 import hashlib
-import os
 import stat
 from pathlib import Path
 
@@ -15,6 +14,16 @@ class Interrupted(Exception):
     pass
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(path: Path) -> None:
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise Interrupted
+
+
 def test_whole_at_the_end(tmp_path) -> None:
     path = tmp_path / "new" / "folder" / "x"
     with files.replacing(path) as temporary:
@@ -22,17 +31,16 @@ def test_whole_at_the_end(tmp_path) -> None:
         assert not path.exists()
         assert temporary.parent == path.parent  # so that the last step is a rename
     assert path.read_bytes() == b"content"
-    assert os.listdir(path.parent) == ["x"]
+    assert names(path.parent) == ["x"]
 
 
 def test_not_at_all_when_the_block_fails(tmp_path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"old")
-    with pytest.raises(Interrupted), files.replacing(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise Interrupted
+    with pytest.raises(Interrupted):
+        write_half(path)
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["x"]
+    assert names(tmp_path) == ["x"]
 
 
 def test_a_writer_that_replaces_the_temporary_file(tmp_path) -> None:
@@ -55,7 +63,7 @@ def test_text_is_utf_8(tmp_path) -> None:
 
 def test_a_folder_that_can_t_be_written_to(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="can't be written to .*choose another folder"):
+    with pytest.raises(BadInput, match=r"can't be written to .*choose another folder"):
         files.write_text(tmp_path / "file" / "x", "")
 
 

@@ -111,12 +111,8 @@ def energy(among: Array, cross: Array, reference: Array) -> tuple[float, Array, 
     p, r = among.sum(1) - np.diagonal(among), reference.sum(1) - np.diagonal(reference)
     x, y = cross.sum(1), cross.sum(0)
     within_p, within_r, between = p.sum() / (n * (n - 1)), r.sum() / (m * (m - 1)), x.sum() / (n * m)
-    without_sample = (
-        2.0 * (x.sum() - x) / ((n - 1) * m) - (p.sum() - 2.0 * p) / ((n - 1) * (n - 2)) - within_r
-    )
-    without_reference = (
-        2.0 * (y.sum() - y) / (n * (m - 1)) - within_p - (r.sum() - 2.0 * r) / ((m - 1) * (m - 2))
-    )
+    without_sample = 2.0 * (x.sum() - x) / ((n - 1) * m) - (p.sum() - 2.0 * p) / ((n - 1) * (n - 2)) - within_r
+    without_reference = 2.0 * (y.sum() - y) / (n * (m - 1)) - within_p - (r.sum() - 2.0 * r) / ((m - 1) * (m - 2))
     return float(2.0 * between - within_p - within_r), without_sample, without_reference
 
 

@@ -115,12 +115,15 @@ def compare(
     warmup: int = 1,
     seed: int = 0,
     deadline: float | None = None,
+    stop: Callable[[], bool] | None = None,
     on_round: Callable[[int, int], None] | None = None,
     clock: Clock | None = None,
 ) -> Comparison:
     """:func:`compare_many` of two: ``build_a`` makes the plan ``"baseline"``, ``build_b`` the ``"candidate"``."""
     builders = {"baseline": build_a, "candidate": build_b}
-    return compare_many(builders, "baseline", workload, rounds, warmup, seed, deadline, on_round, clock)["candidate"]
+    return compare_many(builders, "baseline", workload, rounds, warmup, seed, deadline, stop, on_round, clock)[
+        "candidate"
+    ]
 
 
 def noise_floor(
@@ -130,12 +133,13 @@ def noise_floor(
     warmup: int = 1,
     seed: int = 0,
     deadline: float | None = None,
+    stop: Callable[[], bool] | None = None,
     on_round: Callable[[int, int], None] | None = None,
     clock: Clock | None = None,
 ) -> Comparison:
     """An A/A run: the baseline, built twice, against itself.  How far its interval reaches is what noise alone does."""
     builders = {"baseline": build_a, "baseline again": build_a}
-    result = compare_many(builders, "baseline", workload, rounds, warmup, seed, deadline, on_round, clock)
+    result = compare_many(builders, "baseline", workload, rounds, warmup, seed, deadline, stop, on_round, clock)
     return result["baseline again"]
 
 
@@ -147,6 +151,7 @@ def compare_many(
     warmup: int = 1,
     seed: int = 0,
     deadline: float | None = None,
+    stop: Callable[[], bool] | None = None,
     on_round: Callable[[int, int], None] | None = None,
     clock: Clock | None = None,
 ) -> dict[str, Comparison]:
@@ -156,7 +161,7 @@ def compare_many(
     rounds)`` is called after each.  A plan that fails to build or to sample, or whose samples aren't finite or have
     another shape than the reference's, drops out with its reason and the others go on; without the reference all ends.
     No round is begun after ``deadline`` (in seconds of ``time.perf_counter()``), nor one that would end after it if it
-    took as long as the longest so far.  Raises ValueError for a workload without cases or an unknown reference.
+    took as long as the longest so far, nor once ``stop()`` says so.  Raises ValueError for a workload without cases or an unknown reference.
     """
     cases = list(workload.cases)
     if not cases or reference not in builders:
@@ -170,7 +175,7 @@ def compare_many(
     with settled():
         for round_ in range(rounds):
             alive = [runner for runner in runners.values() if runner.failure is None]
-            late = deadline is not None and clock.now() + longest > deadline
+            late = (deadline is not None and clock.now() + longest > deadline) or (stop is not None and stop())
             if runners[reference].failure or len(alive) < 2 or late:
                 break
             begun, case = clock.now(), round_ % len(cases)

@@ -22,8 +22,8 @@ whole interval lies under the budget; "measurable loss": the whole interval lies
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,38 +33,32 @@ from numpy.typing import NDArray
 from hasten.errors import BadInput, HastenError
 from hasten.measure import distance
 from hasten.measure.distance import Array, Loss
+from hasten.measure.features import Features, bands, network_features
 from hasten.model.target import Target
 
-FEATURE_S = 0.1
-FEATURE_SEED = 20_001
-FEATURE_BATCH = 64
 REFERENCE_SAMPLES = 1024
-BANDS = 4
 MIN_PAIRS = 16
 DETECTABLE = 0.05
 BUDGET = 0.02
 IDENTICAL_DB = 150.0  # what float32 can tell apart near 1
+TINY = 1e-12
 
 NO_LOSS = "no measurable loss"
 WITHIN = "within budget"
 LOSS = "measurable loss"
 TOO_FEW = "too few samples to tell"
-
-
-@dataclass(frozen=True)
-class Features:
-    """A fixed map from samples (n, *shape) float32 on the host to vectors (n, d), and its name in reports."""
-
-    name: str
-    extract: Callable[[torch.Tensor], Array]
+SECOND = "energy distance of the samples in frequency bands"
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Samples (n, *shape) as the distances see them: standardised features (n, d), and bands (n, d_k)."""
+    """Samples (n, *shape) as the two opinions see them: the features (n, d), and the bands (n, d_k).
+
+    Centred and scaled by the reference, in each of them its samples lie 1 apart on average.
+    """
 
     samples: torch.Tensor
-    features: Array
+    features: tuple[Array]
     bands: tuple[Array, ...]
 
     def __len__(self) -> int:
@@ -75,27 +69,25 @@ class View:
 class Reference:
     """What samples are compared with, computed once by :func:`reference`.
 
-    ``origin`` says what it is made of; ``span`` is the range of its values; ``means`` and ``scales`` standardise the
-    features and centre the bands; ``units`` are the mean distances within it, of the features and of each band.
+    ``origin`` says what it is made of; ``span`` is the range of its values; ``centers`` and ``scales`` are those of the
+    features and of each band; ``own`` is its own view and ``among`` the distances (m, m) in it, one an opinion.
     """
 
     origin: str
     features: Features
     span: float
-    means: tuple[Array, ...]
-    scale: Array
-    units: tuple[float, ...]
+    centers: tuple[Array, ...]
+    scales: tuple[Array, ...]
     own: View
+    among: tuple[Array, Array]
 
     def view(self, samples: torch.Tensor) -> View:
-        """``samples`` (n, *shape) as the distances see them: made once for the baseline, then compared with many.
+        """``samples`` (n, *shape): made once for the baseline, then compared with many candidates.
 
         Raises BadInput for another shape, HastenError for numbers that are not finite.
         """
         samples = _checked(samples, tuple(self.own.samples.shape[1:]), "samples")
-        features = (self.features.extract(samples) - self.means[0]) / self.scale
-        parts = zip(bands(samples), self.means[1:], strict=True)
-        return View(samples, features, tuple(band - mean for band, mean in parts))
+        return _view(samples, (self.features.extract(samples), *bands(samples)), self.centers, self.scales)
 
 
 @dataclass(frozen=True)
@@ -156,25 +148,22 @@ def reference(
     Samples are what a :class:`Target` makes: float, pictures in [-1, 1].  Without data pass converged samples of the
     baseline from other noise and say so in ``origin``.  Raises BadInput for another shape or fewer than 16 samples.
     """
-    everything = torch.as_tensor(np.asarray(samples))
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(everything))[:count])
-    drawn = _checked(everything[torch.from_numpy(chosen)], target.facts.shape, origin)
+    drawn = _checked(_draw(samples, count, seed), target.facts.shape, origin)
     if len(drawn) < MIN_PAIRS:
         raise BadInput(f"{origin}: {len(drawn)} samples are too few for a reference; bring {MIN_PAIRS} at least")
     features = features or network_features(target)
     raw = (features.extract(drawn), *bands(drawn))
-    means = tuple(part.mean(0) for part in raw)
+    centers = tuple(space.mean(0) for space in raw)
     deviation = raw[0].std(0)
-    # A feature that hardly varies in the reference must not be blown up.
-    scale = np.maximum(deviation, max(1e-3 * float(deviation.max()), 1e-12))
+    # What hardly varies in the reference, a feature or a band, must not be blown up.
+    scales = [np.maximum(deviation, max(1e-3 * float(deviation.max()), TINY)), *(np.ones(1) for _ in raw[1:])]
+    units = [_mean_distance((space - c) / s) for space, c, s in zip(raw, centers, scales, strict=True)]
+    least = [TINY, *(max(0.01 * max(units[1:]), TINY) for _ in raw[1:])]
+    scales = [scale * max(unit, floor) for scale, unit, floor in zip(scales, units, least, strict=True)]
+    own = _view(drawn, raw, centers, tuple(scales))
     low, high = np.quantile(drawn.numpy(), (0.001, 0.999))
-    own = View(drawn, (raw[0] - means[0]) / scale, tuple(p - m for p, m in zip(raw[1:], means[1:], strict=True)))
-    m = len(drawn)
-    units = [float(distance.distances(part, part).sum() / (m * (m - 1))) for part in (own.features, *own.bands)]
-    # Nor must a band that is next to empty in the reference.
-    floor = max(0.01 * max(units[1:]), 1e-12)
-    units = [max(units[0], 1e-12), *(max(unit, floor) for unit in units[1:])]
-    return Reference(origin, features, max(float(high - low), 1e-12), means, scale, tuple(units), own)
+    among = (_distances(own.features, own.features), _distances(own.bands, own.bands))
+    return Reference(origin, features, max(float(high - low), TINY), centers, tuple(scales), own, among)
 
 
 def compare(
@@ -190,9 +179,112 @@ def compare(
     ``converged`` (n, *shape): the baseline network's samples from that noise with many more steps.  ``budget``: the
     relative loss that is still accepted, 0.02 for 2 %.  Raises BadInput when the numbers of samples differ.
     """
-    if len(baseline) != len(candidate) or (converged is not None and len(converged) != len(baseline)):
-        raise BadInput(f"{len(baseline)} samples of the baseline, {len(candidate)} of the candidate; pairs are needed")
-    if len(baseline) < MIN_PAIRS:
-        raise BadInput(f"{len(baseline)} pairs are too few to measure quality; sample {MIN_PAIRS} at least")
-    main, second = _loss(reference, baseline, candidate, 0), _loss(reference, baseline, candidate, 1)
-    ...
+    pairs = len(baseline)
+    if len(candidate) != pairs or (converged is not None and len(converged) != pairs):
+        raise BadInput(f"{pairs} samples of the baseline, {len(candidate)} of the candidate; quality needs pairs")
+    if pairs < MIN_PAIRS:
+        raise BadInput(f"{pairs} pairs are too few to measure quality; sample {MIN_PAIRS} at least")
+    main = _loss(baseline.features, candidate.features, reference.own.features, reference.among[0])
+    second = _loss(baseline.bands, candidate.bands, reference.own.bands, reference.among[1])
+    verdict, reason = judge(main, budget)
+    low, high = main.interval or (None, None)
+    second_low, second_high = second.interval or (None, None)
+    return Quality(
+        verdict=verdict,
+        reason=reason,
+        baseline_distance=main.baseline,
+        candidate_distance=main.candidate,
+        noise_floor=main.noise_floor,
+        loss=main.relative,
+        loss_low=low,
+        loss_high=high,
+        detectable=main.detectable,
+        drift_db=drift_db(baseline.samples, candidate.samples, reference.span),
+        drift_db_converged=None
+        if converged is None
+        else {
+            "baseline": drift_db(converged, baseline.samples, reference.span),
+            "candidate": drift_db(converged, candidate.samples, reference.span),
+        },
+        second_opinion=SecondOpinion(
+            SECOND, second.baseline, second.candidate, second.relative, second_low, second_high
+        ),
+        pairs=pairs,
+        reference=len(reference.own),
+        origin=reference.origin,
+        features=reference.features.name,
+        budget=budget,
+    )
+
+
+def judge(loss: Loss, budget: float) -> tuple[str, str]:
+    """The verdict and its reason, as the module's docstring defines them."""
+    if loss.interval is None or loss.detectable is None:
+        return TOO_FEW, "the baseline's own distance can't be told from 0, so that no share of it means anything"
+    low, high = loss.interval
+    if low <= 0.0 and loss.detectable <= DETECTABLE:
+        return NO_LOSS, f"a loss of {loss.detectable:.1%} would have been seen"
+    if high <= budget:
+        return WITHIN, f"the loss is at most {high:.1%}, the budget {budget:.1%}"
+    if low > 0.0:
+        return LOSS, f"the loss is at least {low:.1%}"
+    return TOO_FEW, f"a loss under {loss.detectable:.1%} would not have been seen; {DETECTABLE:.0%} or less is needed"
+
+
+def pairs_needed(quality: Quality) -> int | None:
+    """About how many pairs in all make ``detectable`` 5 %, a tenth to spare; None where it is not defined."""
+    if quality.detectable is None:
+        return None
+    return math.ceil(1.1 * quality.pairs * max(quality.detectable / DETECTABLE, 0.0) ** 2)
+
+
+def join(views: Sequence[View]) -> View:
+    """The views of batches of samples as one."""
+    return View(
+        torch.cat([view.samples for view in views]),
+        (np.concatenate([view.features[0] for view in views]),),
+        tuple(np.concatenate(parts) for parts in zip(*(view.bands for view in views), strict=True)),
+    )
+
+
+def drift_db(a: torch.Tensor, b: torch.Tensor, span: float = 2.0) -> float:
+    """``10 log10(span^2 / mse)`` of paired samples (n, *shape), the mse over all pairs; 150 when they are the same."""
+    mse = (a.double() - b.double()).square().mean().item()
+    return IDENTICAL_DB if mse == 0.0 else min(10.0 * math.log10(span * span / mse), IDENTICAL_DB)
+
+
+def _checked(samples: torch.Tensor, shape: tuple[int, ...], what: str) -> torch.Tensor:
+    if tuple(samples.shape[1:]) != shape:
+        raise BadInput(f"{what}: shape {tuple(samples.shape[1:])}, but the model's samples have {shape}; bring its own")
+    bad = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
+    if bad:
+        raise HastenError(f"{what}: {bad} of {len(samples)} hold NaN or Inf; their quality can't be measured")
+    return samples.detach().float().cpu()
+
+
+def _draw(samples: torch.Tensor | NDArray[np.float32], count: int, seed: int) -> torch.Tensor:
+    order = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return torch.as_tensor(samples[np.sort(order)])
+
+
+def _view(samples: torch.Tensor, raw: tuple[Array, ...], centers: tuple[Array, ...], scales: tuple[Array, ...]) -> View:
+    features, *parts = [(space - c) / s for space, c, s in zip(raw, centers, scales, strict=True)]
+    return View(samples, (features,), tuple(parts))
+
+
+def _distances(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+    """The mean over spaces of the distances (n, m) in each."""
+    total: Array = sum(distance.distances(a, b) for a, b in zip(x, y, strict=True)) / len(x)
+    return total
+
+
+def _mean_distance(x: Array) -> float:
+    return float(distance.distances(x, x).sum() / (len(x) * (len(x) - 1)))
+
+
+def _loss(baseline: tuple[Array, ...], candidate: tuple[Array, ...], own: tuple[Array, ...], among: Array) -> Loss:
+    return distance.compare(
+        (_distances(baseline, baseline), _distances(baseline, own)),
+        (_distances(candidate, candidate), _distances(candidate, own)),
+        among,
+    )

@@ -54,7 +54,7 @@ def read(path: Path) -> Samples:
     if not path.exists():
         return Samples()
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found: dict[str, NDArray[Any]] = {
                 name: arrays[name] for name in ("baseline", "candidate", "labels") if name in arrays
             }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,21 +22,20 @@ def search(
     evaluate: Evaluate,
     score: Score,
     history: Path,
-    deadline: float,
-    max_trials: int,
+    stop: Callable[[int], bool],
     seed: int,
 ) -> list[Trial]:
     """All trials, those already in ``history`` (JSON lines) included; KeyboardInterrupt ends it early, nothing lost.
 
     ``evaluate(point)`` measures; ``score`` turns what it measured into the value to minimise, None for a failure;
-    ``deadline`` is in seconds of ``time.perf_counter``: no trial begins after it.
+    ``stop(trials)``, told how many there are, says when to begin no more.
     """
     rows = read(history)
     write_text(history, "".join(json.dumps(row) + "\n" for row in rows))  # drops a line that a kill cut off
     trials = [Trial(row["point"], score(row["measured"]), row["measured"]) for row in rows]
     tried = {key(trial.point) for trial in trials}
     waiting = [point for point in proposed if space.holds(point) and key(point) not in tried]
-    while len(trials) < max_trials and time.perf_counter() < deadline:
+    while not stop(len(trials)):
         point = waiting.pop(0) if waiting else ask(space, trials, seed)
         if point is None:
             break
