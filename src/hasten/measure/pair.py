@@ -161,7 +161,8 @@ def compare_many(
     rounds)`` is called after each.  A plan that fails to build or to sample, or whose samples aren't finite or have
     another shape than the reference's, drops out with its reason and the others go on; without the reference all ends.
     No round is begun after ``deadline`` (in seconds of ``time.perf_counter()``), nor one that would end after it if it
-    took as long as the longest so far, nor once ``stop()`` says so.  Raises ValueError for a workload without cases or an unknown reference.
+    took as long as the longest so far, nor once ``stop()`` says so.  Raises ValueError for a workload without cases or
+    an unknown reference.
     """
     cases = list(workload.cases)
     if not cases or reference not in builders:

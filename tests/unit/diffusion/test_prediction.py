@@ -39,10 +39,8 @@ def test_outputs_are_what_their_names_say(alpha: float, sigma: float) -> None:
     assert from_sample("sample", x, CLEAN, alpha, sigma) == pytest.approx(CLEAN)
     assert from_sample("epsilon", x, CLEAN, alpha, sigma) == pytest.approx(NOISE, rel=1e-6, abs=1e-9)
     assert from_sample("flow", x, CLEAN, alpha, sigma) == pytest.approx(NOISE - CLEAN, rel=1e-6, abs=1e-9)
-    if alpha**2 + sigma**2 == pytest.approx(1.0):
-        assert from_sample("v_prediction", x, CLEAN, alpha, sigma) == pytest.approx(
-            alpha * NOISE - sigma * CLEAN, rel=1e-6, abs=1e-9
-        )
+    velocity = alpha * NOISE - sigma * CLEAN
+    assert from_sample("v_prediction", x, CLEAN, alpha, sigma) == pytest.approx(velocity, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("sigma", S)
@@ -53,9 +51,9 @@ def test_edm_is_diffusers_preconditioning(sigma: float, sigma_data: float) -> No
     level = torch.tensor(sigma, dtype=torch.float64)
     wanted = theirs.precondition_outputs(x, output, level)
     assert torch.allclose(to_sample("edm", x, output, 1.0, sigma, sigma_data), wanted, rtol=1e-6)
-    assert torch.allclose(
-        input_scale("edm", 1.0, sigma, sigma_data) * x, theirs.precondition_inputs(x, level), rtol=1e-6
-    )
+    inputs = theirs.precondition_inputs(x, level)
+    assert torch.allclose(input_scale("edm", 1.0, sigma, sigma_data) * x, inputs, rtol=1e-6)
+    assert torch.allclose(input_scale("edm", 0.3, 0.3 * sigma, sigma_data) * 0.3 * x, inputs, rtol=1e-6)
     scaled = to_sample("edm", 0.3 * x, output, 0.3, 0.3 * sigma, sigma_data)  # the same sample in another convention
     assert torch.allclose(scaled, wanted, rtol=1e-6)
 

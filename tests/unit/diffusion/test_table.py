@@ -33,6 +33,7 @@ def test_json_round_trip(solver: str) -> None:
         ({"state": [1.0]}, "other lengths"),
         ({"fresh": [0.0, float("nan")] + [0.0] * 8}, "not finite"),
         ({"predictions": np.ones((10, 9)).tolist()}, "does not exist yet"),
+        ({"predictions": np.eye(10, 9).tolist()}, "does not exist yet"),
         ({"times": "soon"}, "soon"),
         ({"predictions": [[0.0], [0.0, 1.0]]}, "inhomogeneous"),
     ],
