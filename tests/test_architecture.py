@@ -16,6 +16,7 @@ LAYERS = (
     ("cli",),
     ("commands",),
     ("story", "report"),
+    ("stages",),
     ("result",),
     ("train", "artifact", "propose"),
     ("measure", "technique"),

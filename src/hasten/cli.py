@@ -239,8 +239,8 @@ def _exit_status(call: Callable[[], Any], debug: bool) -> int:
         where = f"hasten {error.ctx.info_name}" if isinstance(error, click.UsageError) and error.ctx else "hasten"
         click.echo(f"error: {error.format_message()}; see {where} --help", err=True)
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what was written is whole, and --resume goes on", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        click.echo(str(stop) or "interrupted; what was written is whole, and --resume goes on", err=True)
         return 130
     except HastenError as error:
         click.echo(f"error: {error}", err=True)

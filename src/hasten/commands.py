@@ -16,6 +16,7 @@ from hasten.model import source as sources
 from hasten.model.grid import write_grid
 from hasten.model.workload import Case, draw
 from hasten.report import page
+from hasten.stages.run import Progress
 
 
 def optimize(
@@ -29,7 +30,7 @@ def optimize(
     seed: int,
     resume: bool,
     guidance: float,
-    progress: story.Progress,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Load, optimise, write the report."""
     loaded = sources.load(source, guidance=guidance)
@@ -62,7 +63,7 @@ def sample(
     batch: int,
     guidance: float,
     seed: int,
-    progress: story.Progress,
+    progress: Progress,
 ) -> None:
     """Sample ``count`` times in batches and write a grid (.png) or the array (.npy)."""
     if out is not None and out.suffix not in (".png", ".npy"):

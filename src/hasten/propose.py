@@ -21,7 +21,13 @@ from hasten.technique.sampler import Sampler
 
 COMPILE_SECONDS = 600.0
 PRODUCTS = ("Conv", "Linear", "attention")
-FIRST = (("unipc", 8, "logsnr"), ("dpmpp_2m", 10, "logsnr"), ("dpmpp_3m", 10, "logsnr"), ("unipc", 12, "logsnr"))
+FIRST = (
+    ("unipc", 8, "logsnr"),
+    ("unipc", 10, "logsnr"),
+    ("dpmpp_2m", 8, "logsnr"),
+    ("dpmpp_2m", 10, "logsnr"),
+    ("unipc", 12, "logsnr"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ def engines(facts: Facts, rows: Sequence[Row], seconds: float) -> tuple[list[Pro
     proposals: list[Proposal] = []
     refusals: dict[str, Refusal] = {}
     if seconds < COMPILE_SECONDS:
-        reason = f"not tried: compiling takes about a minute; give --time {COMPILE_SECONDS / 60:.0f}m"
-        refusals = {t.name: Refusal(t.name, t.label, reason) for t in compilers}
+        late = f"not tried: compiling takes about a minute; give --time {COMPILE_SECONDS / 60:.0f}m"
+        refusals = {t.name: Refusal(t.name, t.label, late) for t in compilers}
     for techniques in wanted:
         plan = Plan(techniques)
         reason = plan.refusal(facts)

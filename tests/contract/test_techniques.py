@@ -1,4 +1,4 @@
-"""What every technique must keep: its TOML round trip, refusals that are sentences, and the effects that it declares."""
+"""What every technique must keep: its TOML round trip, refusals in sentences, and the effects that it declares."""
 
 from __future__ import annotations
 

@@ -91,7 +91,9 @@ def test_leaving_one_out_in_closed_form_is_leaving_one_out() -> None:
     _, without_sample, without_reference = energy(*matrices(samples, reference), distances(reference, reference))
     for i in range(7):
         fewer = np.delete(samples, i, 0)
-        assert without_sample[i] == pytest.approx(energy(*matrices(fewer, reference), distances(reference, reference))[0])
+        assert without_sample[i] == pytest.approx(
+            energy(*matrices(fewer, reference), distances(reference, reference))[0]
+        )
         fewer = np.delete(reference, i, 0)
         assert without_reference[i] == pytest.approx(energy(*matrices(samples, fewer), distances(fewer, fewer))[0])
 

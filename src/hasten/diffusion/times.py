@@ -37,8 +37,7 @@ def trailing(schedule: Schedule, steps: int) -> Array:
     """
     if schedule.timesteps is None:
         return uniform(schedule, steps)
-    # the small excess lets a knot that stands exactly at the limit survive the rounding of t
-    last = int(np.floor(schedule.timesteps * float(schedule.t(_largest(schedule))) + 1e-6))
+    last = int(schedule.timesteps * float(schedule.t(_largest(schedule))))
     if steps > last:
         raise BadInput(f"time grid trailing: {steps} steps, but only {last} timesteps; use another grid or fewer steps")
     places = np.round(np.arange(last, 0, -last / steps)[:steps])  # in their words, so that ties round as theirs do

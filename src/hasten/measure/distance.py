@@ -1,16 +1,19 @@
 """The relative loss of one set of samples against another, both measured by their distance to a reference.
 
-**Distance.**  With ``|.|`` the Euclidean norm, the energy distance of generated P to reference R is (Székely and Rizzo
-2013, doi:10.1016/j.jspi.2013.03.018, eq. 5; it is a squared MMD: Sejdinovic et al. 2013, arXiv:1207.6076)
+**Distance.**  The symmetric nearest-neighbour (Chamfer) distance between generated P and reference R,
 
-    D(P) = 2 E|p - r| - E|p - p'| - E|r - r'|  >= 0,  0 only when P = R
+    C(P, R) = (mean_p min_r |p - r| + mean_r min_p |r - p|) / 2
 
-estimated by U-statistics: no sample is paired with itself, so the expected value does not depend on how many there are
-(that of a plug-in Fréchet distance does).  Like FID and KID (Bińkowski et al. 2018, arXiv:1801.01401) it is squared.
+whose first half rises when samples leave the data (as improved precision falls) and whose second half when a part of
+the data is no longer made (as recall falls): Fan et al. 2017, arXiv:1612.00603, eq. 1; Kynkäänniemi et al. 2019,
+arXiv:1904.06991.  The second half falls with the number of samples, so only sets of one size are compared; real samples
+kept apart, as many, say how near one can come.  It is no squared distance like FID, KID or the energy distance: those
+are near 0 for a good model, and a share of them can't be told from noise with the few hundred samples that a run can
+afford (measured: with 512 pairs they would have seen a loss of 45 %, this one of 0.9 %; LOG.md).
 
 **Loss.**  ``(D_c - D_b) / D_b``.  Baseline and candidate start from the same noise, so that most of what varies cancels
 in the difference.  The covariance of ``(D_b, D_c)`` is the jackknife's over pairs plus that over the reference (Arvesen
-1969, doi:10.1214/aoms/1177697287): closed-form, and unlike in a bootstrap no copy of a sample meets itself.  The
+1969, doi:10.1214/aoms/1177697287): closed-form, and unlike in a bootstrap no sample is drawn twice.  The
 interval is Fieller's (1954): every ``q`` for which ``D_c - D_b - q D_b`` is not significant.  Each end holds with 95 %,
 both together with 90 %.  A loss is seen when the lower end is above 0: a one-sided test at 5 %.
 
@@ -94,26 +97,46 @@ def distances(x: Array, y: Array) -> Array:
     return np.sqrt(np.maximum(squares, 0.0))
 
 
-def compare(baseline: tuple[Array, Array], candidate: tuple[Array, Array], reference: Array) -> Loss:
-    """The loss of a candidate whose n >= 3 samples share their noise with the baseline's, row by row.
+def compare(baseline: Array, candidate: Array) -> Loss:
+    """The loss of a candidate whose n >= 2 samples share their noise with the baseline's, row by row.
 
-    ``baseline`` and ``candidate``: distances among the samples (n, n) and to the reference (n, m); ``reference``: those
-    among the reference (m, m).  Diagonals are not looked at.
+    ``baseline`` and ``candidate``: distances (n, m) of the samples to the m >= 2 of the reference.
     """
-    b, b_pairs, b_reference = energy(*baseline, reference)
-    c, c_pairs, c_reference = energy(*candidate, reference)
+    b, b_pairs, b_reference = nearest(baseline)
+    c, c_pairs, c_reference = nearest(candidate)
     return Loss(b, c, jackknife(b_pairs, c_pairs), jackknife(b_reference, c_reference))
 
 
-def energy(among: Array, cross: Array, reference: Array) -> tuple[float, Array, Array]:
-    """The energy distance, and what it is without each sample (n,) and without each reference sample (m,)."""
-    n, m = cross.shape
-    p, r = among.sum(1) - np.diagonal(among), reference.sum(1) - np.diagonal(reference)
-    x, y = cross.sum(1), cross.sum(0)
-    within_p, within_r, between = p.sum() / (n * (n - 1)), r.sum() / (m * (m - 1)), x.sum() / (n * m)
-    without_sample = 2.0 * (x.sum() - x) / ((n - 1) * m) - (p.sum() - 2.0 * p) / ((n - 1) * (n - 2)) - within_r
-    without_reference = 2.0 * (y.sum() - y) / (n * (m - 1)) - within_p - (r.sum() - 2.0 * r) / ((m - 1) * (m - 2))
-    return float(2.0 * between - within_p - within_r), without_sample, without_reference
+def nearest(cross: Array) -> tuple[float, Array, Array]:
+    """The distance C of ``cross`` (n, m), and what it is without each sample (n,) and without each reference one (m,)."""
+    to_reference, without_sample = _half(cross), _half(cross.T)
+    value = (to_reference.mean + without_sample.mean) / 2.0
+    leave_sample = (to_reference.without_row + without_sample.without_column) / 2.0
+    leave_reference = (to_reference.without_column + without_sample.without_row) / 2.0
+    return value, leave_sample, leave_reference
+
+
+@dataclass(frozen=True, eq=False)
+class _Half:
+    """The mean over rows of each row's least entry, and that mean without each row and without each column."""
+
+    mean: float
+    without_row: Array
+    without_column: Array
+
+
+def _half(cross: Array) -> _Half:
+    rows, columns = cross.shape
+    two = np.argpartition(cross, 1, axis=1)[:, :2]
+    least = np.take_along_axis(cross, two, axis=1)
+    order = np.argsort(least, axis=1)
+    first, second = np.take_along_axis(least, order, axis=1).T
+    place = np.take_along_axis(two, order, axis=1)[:, 0]
+    total = first.sum()
+    # without the column that a row is nearest to, its second nearest counts
+    without_column = np.full(columns, total)
+    np.add.at(without_column, place, second - first)
+    return _Half(float(total / rows), (total - first) / (rows - 1), without_column / rows)
 
 
 def jackknife(*without: Array) -> Array:

@@ -4,26 +4,28 @@
 pictures in [-1, 1], whose drift is then the PSNR).  The model's own converged samples are the yardstick: the baseline's
 drift from them is its discretisation error.
 
-**Distance** is the energy distance (:mod:`hasten.measure.distance`) in a feature space: the baseline network's own
-middle features of the sample at a low noise level, as channel means and deviations over positions (a denoiser's
+**Distance** is the symmetric nearest-neighbour distance (:mod:`hasten.measure.distance`) in a feature space: the
+baseline network's own middle features of the sample at a low noise level, as channel means and deviations over positions (a denoiser's
 features tell samples apart as a classifier's do: Baranchuk et al. 2022, arXiv:2112.03126), standardised by the
 reference.  Nothing is downloaded, any shape will do, and a person can bring other :class:`Features`.
 
-**Second opinion**: the energy distance of the samples themselves, cut into frequency bands by average pooling (Burt and
-Adelson 1983, doi:10.1109/TCOM.1983.1095851), each band with the same weight.  Averaged over all directions the sliced
-energy distance is this one times a constant, so that no projection needs to be drawn.
+**Second opinion**: the same distance of the samples themselves, cut into frequency bands by average pooling (Burt and
+Adelson 1983, doi:10.1109/TCOM.1983.1095851), each band with the same weight.  It sees fine noise, to which features are
+blind, and is blind to blur, which features see; so it can veto a verdict and can't make one.
 
-Both distances are shares of the mean distance within the reference: 0 for the data itself.
+Both distances are shares of the mean distance within the reference.  A perfect model would not be at 0 but where real
+samples kept apart are: ``real_distance``.
 
 Verdicts: "no measurable loss": no loss seen, and one of 5 % would have been (with 80 % power); "within budget": the
-whole interval lies under the budget; "measurable loss": the whole interval lies above 0; else "too few samples to tell".
+whole interval lies under the budget; "measurable loss": the whole interval lies above 0, or the second opinion's above
+the budget; else "too few samples to tell".
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,7 @@ NO_LOSS = "no measurable loss"
 WITHIN = "within budget"
 LOSS = "measurable loss"
 TOO_FEW = "too few samples to tell"
-SECOND = "energy distance of the samples in frequency bands"
+SECOND = "nearest neighbours of the samples themselves, in frequency bands"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ class Reference:
     """What samples are compared with, computed once by :func:`reference`.
 
     ``origin`` says what it is made of; ``span`` is the range of its values; ``centers`` and ``scales`` are those of the
-    features and of each band; ``own`` is its own view and ``among`` the distances (m, m) in it, one an opinion.
+    features and of each band; ``own`` is its own view; ``real`` that of real samples kept apart, where there are any.
     """
 
     origin: str
@@ -79,7 +81,7 @@ class Reference:
     centers: tuple[Array, ...]
     scales: tuple[Array, ...]
     own: View
-    among: tuple[Array, Array]
+    real: View | None
 
     def view(self, samples: torch.Tensor) -> View:
         """``samples`` (n, *shape): made once for the baseline, then compared with many candidates.
@@ -108,13 +110,14 @@ class Quality:
 
     Losses are relative (0.01 is 1 % worse, negative is better) and None where the baseline can't be told from the
     reference; ``loss_low`` and ``loss_high`` hold with 95 % each.  ``noise_floor``: what other seeds change the
-    baseline's distance by (95 %).  ``reason`` says why the verdict is what it is.
+    baseline's distance by (95 %); ``real_distance``: that of as many real samples kept apart.  ``reason`` says why the verdict is what it is.
     """
 
     verdict: str
     reason: str
     baseline_distance: float
     candidate_distance: float
+    real_distance: float | None
     noise_floor: float
     loss: float | None
     loss_low: float | None
@@ -140,13 +143,15 @@ def reference(
     *,
     origin: str = "data",
     features: Features | None = None,
+    real: torch.Tensor | NDArray[np.float32] | None = None,
     count: int = REFERENCE_SAMPLES,
     seed: int = 0,
 ) -> Reference:
     """A reference of up to ``count`` of ``samples`` (n, *shape), drawn by ``seed``; features of the baseline ``target``.
 
     Samples are what a :class:`Target` makes: float, pictures in [-1, 1].  Without data pass converged samples of the
-    baseline from other noise and say so in ``origin``.  Raises BadInput for another shape or fewer than 16 samples.
+    baseline from other noise and say so in ``origin``.  ``real``: samples kept apart, to show what the data's own
+    distance is.  Raises BadInput for another shape or fewer than 16 samples.
     """
     drawn = _checked(_draw(samples, count, seed), target.facts.shape, origin)
     if len(drawn) < MIN_PAIRS:
@@ -162,8 +167,10 @@ def reference(
     scales = [scale * max(unit, floor) for scale, unit, floor in zip(scales, units, least, strict=True)]
     own = _view(drawn, raw, centers, tuple(scales))
     low, high = np.quantile(drawn.numpy(), (0.001, 0.999))
-    among = (_distances(own.features, own.features), _distances(own.bands, own.bands))
-    return Reference(origin, features, max(float(high - low), TINY), centers, tuple(scales), own, among)
+    made = Reference(origin, features, max(float(high - low), TINY), centers, tuple(scales), own, None)
+    if real is None or len(real) < MIN_PAIRS:
+        return made
+    return replace(made, real=made.view(_draw(real, count, seed)))
 
 
 def compare(
@@ -184,9 +191,12 @@ def compare(
         raise BadInput(f"{pairs} samples of the baseline, {len(candidate)} of the candidate; quality needs pairs")
     if pairs < MIN_PAIRS:
         raise BadInput(f"{pairs} pairs are too few to measure quality; sample {MIN_PAIRS} at least")
-    main = _loss(baseline.features, candidate.features, reference.own.features, reference.among[0])
-    second = _loss(baseline.bands, candidate.bands, reference.own.bands, reference.among[1])
-    verdict, reason = judge(main, budget)
+    main = _loss(baseline.features, candidate.features, reference.own.features)
+    second = _loss(baseline.bands, candidate.bands, reference.own.bands)
+    verdict, reason = judge(main, second, budget)
+    real = None
+    if reference.real is not None and len(reference.real) >= pairs:
+        real = distance.nearest(_distances((reference.real.features[0][:pairs],), reference.own.features))[0]
     low, high = main.interval or (None, None)
     second_low, second_high = second.interval or (None, None)
     return Quality(
@@ -194,6 +204,7 @@ def compare(
         reason=reason,
         baseline_distance=main.baseline,
         candidate_distance=main.candidate,
+        real_distance=real,
         noise_floor=main.noise_floor,
         loss=main.relative,
         loss_low=low,
@@ -217,11 +228,13 @@ def compare(
     )
 
 
-def judge(loss: Loss, budget: float) -> tuple[str, str]:
+def judge(loss: Loss, second: Loss, budget: float) -> tuple[str, str]:
     """The verdict and its reason, as the module's docstring defines them."""
     if loss.interval is None or loss.detectable is None:
         return TOO_FEW, "the baseline's own distance can't be told from 0, so that no share of it means anything"
     low, high = loss.interval
+    if second.interval is not None and second.interval[0] > budget:
+        return LOSS, f"the second opinion sees a loss of at least {second.interval[0]:.1%}"
     if low <= 0.0 and loss.detectable <= DETECTABLE:
         return NO_LOSS, f"a loss of {loss.detectable:.1%} would have been seen"
     if high <= budget:
@@ -282,9 +295,5 @@ def _mean_distance(x: Array) -> float:
     return float(distance.distances(x, x).sum() / (len(x) * (len(x) - 1)))
 
 
-def _loss(baseline: tuple[Array, ...], candidate: tuple[Array, ...], own: tuple[Array, ...], among: Array) -> Loss:
-    return distance.compare(
-        (_distances(baseline, baseline), _distances(baseline, own)),
-        (_distances(candidate, candidate), _distances(candidate, own)),
-        among,
-    )
+def _loss(baseline: tuple[Array, ...], candidate: tuple[Array, ...], own: tuple[Array, ...]) -> Loss:
+    return distance.compare(_distances(baseline, own), _distances(candidate, own))

@@ -81,13 +81,16 @@ def read(path: Path) -> Any:
 
 
 def quantize(graph: Any, states: Sequence[tuple[torch.Tensor, ...]], share: float) -> Any:
-    """``graph`` with the costliest products in INT8 by NNCF, ranges from ``states``, without bias correction.
+    """``graph`` with the costliest products in INT8 by NNCF, without bias correction.
 
+    Ranges of activations are the extremes over all ``states``: NNCF's default, the mean of each state's extremes, clips
+    what only some sampling times reach.
     What :func:`kept_float` names stays float, and so do element-wise operations: quantising them saves next to nothing,
     and NNCF's bias correction costs more than it mends here (LOG.md has the figures).
     """
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level("ERROR")
     inputs = [port.get_any_name() for port in graph.inputs]
@@ -98,7 +101,10 @@ def quantize(graph: Any, states: Sequence[tuple[torch.Tensor, ...]], share: floa
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(states),
             ignored_scope=nncf.IgnoredScope(types=list(ELEMENTWISE), names=kept_float(graph, share), validate=False),
-            advanced_parameters=AdvancedQuantizationParameters(disable_bias_correction=True),
+            advanced_parameters=AdvancedQuantizationParameters(
+                disable_bias_correction=True,
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+            ),
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from hasten import __version__
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, HastenError, did_you_mean
 from hasten.files import write_text
@@ -131,7 +132,7 @@ def build(source: Source, plan: Plan, prepared: Prepared | None = None) -> Targe
 
 def prepare(source: Source) -> Prepared:
     """Where preparations for ``source`` on this machine are kept."""
-    return Prepared(f"{source.weight_hash}|{source.shape}|{source.guidance}|{fingerprint(environment())}")
+    return Prepared(f"{__version__}|{source.weight_hash}|{source.shape}|{source.guidance}|{fingerprint(environment())}")
 
 
 def parse(text: str, where: str = "plan") -> Plan:

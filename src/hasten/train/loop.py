@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hasten import guard
 from hasten.data.array import Data
 from hasten.data.loader import batch_indices, by_name
 from hasten.diffusion import prediction, schedule, solvers, times
@@ -32,7 +33,7 @@ from hasten.model import source
 from hasten.model.folder import save_folder, unet
 from hasten.model.grid import write_grid
 from hasten.model.workload import Case
-from hasten.train import average, guard, state
+from hasten.train import average, state
 from hasten.train.recipe import Recipe
 from hasten.train.schedules import warmup_cosine
 

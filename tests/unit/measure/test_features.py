@@ -144,9 +144,7 @@ def test_no_class_is_the_label_and_guidance_is_off() -> None:
     labels: list[torch.Tensor] = []
     target = unet(guidance=3.0)
 
-    def call(
-        module: torch.nn.Module, x: torch.Tensor, time: torch.Tensor, given: torch.Tensor | None
-    ) -> torch.Tensor:
+    def call(module: torch.nn.Module, x: torch.Tensor, time: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
         assert given is not None
         labels.append(given)
         return call_unet(module, x, time, given)

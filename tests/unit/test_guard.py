@@ -10,10 +10,10 @@ import threading
 
 import pytest
 
+from hasten import guard
 from hasten.errors import BadInput
-from hasten.train import guard
 
-HOLD = "import sys, pathlib\nfrom hasten.train.guard import holding\nwith holding(pathlib.Path(sys.argv[1])):\n"
+HOLD = "import sys, pathlib\nfrom hasten.guard import holding\nwith holding(pathlib.Path(sys.argv[1])):\n"
 
 
 @pytest.fixture

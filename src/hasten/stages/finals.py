@@ -1,0 +1,112 @@
+"""The finalists on fresh cases, and what each technique of the winner adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from hasten import result
+from hasten.errors import HastenError
+from hasten.measure import pair, quality
+from hasten.measure.pair import Comparison
+from hasten.measure.quality import Quality, Reference
+from hasten.measure.stats import FEWEST_ROUNDS, Verdict
+from hasten.stages.engines import Engine, converged_target
+from hasten.stages.run import CONFIRM, CONVERGED, Run
+from hasten.technique.plan import Plan
+
+CONFIRM_END, ATTRIBUTE_END = 0.80, 0.92  # the shares of the time by whose end no further round begins
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The winner on fresh cases."""
+
+    plan: Plan
+    comparison: Comparison
+    quality: Quality
+    passed: bool
+
+
+def confirm(run: Run, finalists: list[Plan], reference: Reference) -> Confirmed:
+    """All finalists against the baseline in the same rounds on fresh cases; the order among them was fixed before.
+
+    The winner is the first one without a measurable loss, else the first one within budget, else the last and safest
+    one, with ``passed`` False.
+    """
+    run.say("confirm", "fresh cases")
+    workload = run.workload(CONFIRM, ROUNDS)
+    builders: dict[str, pair.Builder] = {"baseline": lambda: run.build(Plan())}
+    for number, plan in enumerate(finalists):
+        builders[f"candidate {number}"] = lambda plan=plan: run.build(plan)  # type: ignore[misc]
+    rounds_done = 0
+
+    def on_round(done: int, rounds: int) -> None:
+        nonlocal rounds_done
+        rounds_done = done
+        run.say("confirm", f"round {done} of {rounds}: baseline and {len(finalists)} finalists on the same noise")
+
+    def stop() -> bool:  # the fewest rounds that give a verdict are made in any case
+        return rounds_done >= FEWEST_ROUNDS and run.over(CONFIRM_END)()
+
+    comparisons = pair.compare_many(builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round)
+    measured = []
+    for plan, comparison in zip(finalists, comparisons.values(), strict=True):
+        if not comparison.samples_a:
+            run.warnings.append(f"{', '.join(plan.label)}: {comparison.reason}")
+            continue
+        baseline, candidate = (reference.view(torch.cat(s)) for s in (comparison.samples_a, comparison.samples_b))
+        judged = quality.compare(reference, baseline, candidate, budget=run.budget)
+        measured.append(Confirmed(plan, comparison, judged, passed=comparison.verdict is Verdict.FASTER))
+    for verdict in (quality.NO_LOSS, quality.WITHIN):
+        for confirmed in measured:
+            if confirmed.passed and confirmed.quality.verdict == verdict:
+                return confirmed
+    if not measured:
+        raise HastenError(f"no finalist could be measured: {'; '.join(run.warnings)}")
+    run.warnings.append("no finalist held on fresh cases: the safest one is shown, do not rely on it")
+    return replace(measured[-1], passed=False)
+
+
+def drift_to_converged(run: Run, plan: Plan, reference: Reference, engines: list[Engine]) -> dict[str, float]:
+    """How far baseline and winner are, in dB, from the model's own converged samples of one more case."""
+    case = run.workload(CONVERGED, 1).cases[0]
+    goal = converged_target(run, engines).sample(case)
+    return {
+        "baseline": quality.drift_db(goal, run.build(Plan()).sample(case), reference.span),
+        "candidate": quality.drift_db(goal, run.build(plan).sample(case), reference.span),
+    }
+
+
+def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison, tuple[pair.Observation, ...]]:
+    """The winner against itself without each technique, and against itself as it is: the clock's noise floor."""
+    builders: dict[str, pair.Builder] = {
+        "candidate": lambda: run.build(winner),
+        "candidate again": lambda: run.build(winner),
+    }
+    removed_with = {}
+    for technique in winner.techniques:
+        left, removed = winner.without(technique.name)
+        builders[f"without {technique.name}"] = lambda left=left: run.build(left)  # type: ignore[misc]
+        removed_with[technique.name] = (technique.label, removed)
+    comparisons = pair.compare_many(
+        builders,
+        "candidate",
+        run.workload(CONFIRM, FEWEST_ROUNDS),
+        rounds=FEWEST_ROUNDS,
+        seed=run.seed + 1,
+        stop=run.over(ATTRIBUTE_END),
+        on_round=lambda done, rounds: run.say(
+            "attribute", f"round {done} of {rounds}: one technique removed at a time"
+        ),
+    )
+    rows = []
+    for name, (label, removed) in removed_with.items():
+        comparison = comparisons[f"without {name}"]
+        if comparison.interval is not None:
+            rows.append({"technique": name, "label": label, "removed": removed, **result.speedup(comparison, "times")})
+    log = {id(o): o for comparison in comparisons.values() for o in comparison.observations}
+    return rows, comparisons["candidate again"], tuple(log.values())

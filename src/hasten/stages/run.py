@@ -1,0 +1,60 @@
+"""What the stages of one run share: the input, the clock, and what was said on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hasten.data.array import Data
+from hasten.model.source import Source
+from hasten.model.target import Target
+from hasten.model.workload import Workload, draw
+from hasten.technique import plan as plans
+from hasten.technique.plan import Plan
+
+# What cases are for: no two purposes share noise.
+SEARCH, CONFIRM, CONVERGED, REFERENCE = 1, 2, 3, 4
+
+Progress = Callable[[str, str, float], None]
+
+
+@dataclass
+class Run:
+    """What the phases share: the input, the clock, whether Ctrl-C was pressed, and what was said on the way."""
+
+    source: Source
+    data: Data | None
+    out: Path
+    budget: float
+    seconds: float
+    images_per_case: int
+    seed: int
+    progress: Progress
+    stopped: Callable[[], bool]
+    began: float = field(default_factory=time.perf_counter)
+    preparation_seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    def over(self, share: float) -> Callable[[], bool]:
+        """Tells whether ``share`` of the time is used, or Ctrl-C was pressed."""
+        return lambda: self.stopped() or time.perf_counter() > self.began + share * self.seconds
+
+    def say(self, phase: str, detail: str = "") -> None:
+        """Tell the person what is being done, and the seconds left."""
+        self.progress(phase, detail, max(self.began + self.seconds - time.perf_counter(), 0.0))
+
+    def workload(self, purpose: int, cases: int) -> Workload:
+        """Cases for one purpose; labels as frequent as in the data where it has the model's labels, else all alike."""
+        labels = self.source.labels
+        if labels is not None and self.data is not None and self.data.label_names == self.source.label_names:
+            labels = self.data.labels.tolist()
+        return draw(self.source.shape, cases, self.images_per_case, self.seed * 10 + purpose, labels)
+
+    def build(self, plan: Plan) -> Target:
+        """The source built again with ``plan`` applied; what had to be prepared is counted."""
+        prepared = plans.prepare(self.source)
+        target = plans.build(self.source, plan, prepared)
+        self.preparation_seconds += prepared.seconds
+        return target
