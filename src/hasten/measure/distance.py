@@ -94,7 +94,8 @@ def distances(x: Array, y: Array) -> Array:
     By the binomial formula, so take vectors whose common mean was subtracted.
     """
     squares = (x * x).sum(1)[:, None] + (y * y).sum(1)[None, :] - 2.0 * (x @ y.T)
-    return np.sqrt(np.maximum(squares, 0.0))
+    found: Array = np.sqrt(np.maximum(squares, 0.0))
+    return found
 
 
 def compare(baseline: Array, candidate: Array) -> Loss:
@@ -108,7 +109,7 @@ def compare(baseline: Array, candidate: Array) -> Loss:
 
 
 def nearest(cross: Array) -> tuple[float, Array, Array]:
-    """The distance C of ``cross`` (n, m), and what it is without each sample (n,) and without each reference one (m,)."""
+    """The distance C of ``cross`` (n, m), and C without each sample (n,) and without each reference sample (m,)."""
     to_reference, without_sample = _half(cross), _half(cross.T)
     value = (to_reference.mean + without_sample.mean) / 2.0
     leave_sample = (to_reference.without_row + without_sample.without_column) / 2.0

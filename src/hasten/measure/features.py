@@ -34,14 +34,14 @@ def bands(samples: torch.Tensor) -> tuple[Array, ...]:
     All axes but the first of ``shape`` (channels) are halved by averaging until the longest is under 8; a band is what
     that lost, the last one what is left.  Samples that are vectors, or small, make one band.
     """
-    found = []
+    found: list[torch.Tensor] = []
     x = samples
     while len(found) < BANDS - 1 and x.dim() > 2 and max(x.shape[2:]) >= 8:
         coarse = x
         for axis in range(2, x.dim()):
             if coarse.shape[axis] > 1:
                 even = coarse.narrow(axis, 0, coarse.shape[axis] // 2 * 2)
-                coarse = even.unflatten(axis, (-1, 2)).mean(axis + 1)
+                coarse = even.unflatten(axis, (-1, 2)).mean(axis + 1)  # type: ignore[no-untyped-call]
         fine = x
         back = coarse
         for axis in range(2, x.dim()):
@@ -60,8 +60,8 @@ def network_features(target: Target, s: float = FEATURE_S) -> Features:
     and linear layers whose output depends on the sample, those with the fewest positions, and the middle one of these
     in order of execution.  A network that has none, or that is no torch module, gets the raw samples.
 
-    One noise, drawn once, is added to every sample, and the label is "no class" (0 where there is none of that), so that
-    the features are a fixed function of the sample.
+    One noise, drawn once, is added to every sample, and the label is "no class" (0 where there is none), so that the
+    features are a fixed function of the sample.
     """
     module = target.module
     layer = None if module is None else _middle(target, module, s)
@@ -71,7 +71,7 @@ def network_features(target: Target, s: float = FEATURE_S) -> Features:
 
     def extract(samples: torch.Tensor) -> Array:
         parts = []
-        for batch in samples.split(FEATURE_BATCH):
+        for batch in torch.split(samples, FEATURE_BATCH):
             output = _outputs(target, {name: module.get_submodule(name)}, batch, s, stop=True)[name]
             flat = output.movedim(axis, 1).flatten(2) if output.dim() > 2 else output[:, :, None]
             pooled = [flat.mean(2)] if flat.shape[2] == 1 else [flat.mean(2), flat.std(2)]
@@ -129,7 +129,7 @@ def _middle(target: Target, module: torch.nn.Module, s: float) -> tuple[str, int
         if name.rpartition(".")[2] == "mid_block":
             return name, 1
     kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, kinds)}
+    layers: dict[str, torch.nn.Module] = {n: layer for n, layer in module.named_modules() if isinstance(layer, kinds)}
     rng = torch.Generator().manual_seed(FEATURE_SEED + 1)
     trial = torch.randn((2, *target.facts.shape), generator=rng)
     usable = []

@@ -5,9 +5,9 @@ pictures in [-1, 1], whose drift is then the PSNR).  The model's own converged s
 drift from them is its discretisation error.
 
 **Distance** is the symmetric nearest-neighbour distance (:mod:`hasten.measure.distance`) in a feature space: the
-baseline network's own middle features of the sample at a low noise level, as channel means and deviations over positions (a denoiser's
-features tell samples apart as a classifier's do: Baranchuk et al. 2022, arXiv:2112.03126), standardised by the
-reference.  Nothing is downloaded, any shape will do, and a person can bring other :class:`Features`.
+baseline network's own middle features of the sample at a low noise level, as channel means and deviations over
+positions (a denoiser's features tell samples apart as a classifier's do: Baranchuk et al. 2022, arXiv:2112.03126),
+standardised by the reference.  Nothing is downloaded, any shape will do, and a person can bring other :class:`Features`.
 
 **Second opinion**: the same distance of the samples themselves, cut into frequency bands by average pooling (Burt and
 Adelson 1983, doi:10.1109/TCOM.1983.1095851), each band with the same weight.  It sees fine noise, to which features are
@@ -110,7 +110,8 @@ class Quality:
 
     Losses are relative (0.01 is 1 % worse, negative is better) and None where the baseline can't be told from the
     reference; ``loss_low`` and ``loss_high`` hold with 95 % each.  ``noise_floor``: what other seeds change the
-    baseline's distance by (95 %); ``real_distance``: that of as many real samples kept apart.  ``reason`` says why the verdict is what it is.
+    baseline's distance by (95 %); ``real_distance``: that of as many real samples kept
+    apart.  ``reason`` says why the verdict is what it is.
     """
 
     verdict: str
@@ -147,7 +148,7 @@ def reference(
     count: int = REFERENCE_SAMPLES,
     seed: int = 0,
 ) -> Reference:
-    """A reference of up to ``count`` of ``samples`` (n, *shape), drawn by ``seed``; features of the baseline ``target``.
+    """A reference of up to ``count`` of ``samples`` (n, *shape), drawn by ``seed``; features of baseline ``target``.
 
     Samples are what a :class:`Target` makes: float, pictures in [-1, 1].  Without data pass converged samples of the
     baseline from other noise and say so in ``origin``.  ``real``: samples kept apart, to show what the data's own
@@ -287,7 +288,8 @@ def _view(samples: torch.Tensor, raw: tuple[Array, ...], centers: tuple[Array, .
 
 def _distances(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
     """The mean over spaces of the distances (n, m) in each."""
-    total: Array = sum(distance.distances(a, b) for a, b in zip(x, y, strict=True)) / len(x)
+    each = [distance.distances(a, b) for a, b in zip(x, y, strict=True)]
+    total: Array = np.sum(each, axis=0) / len(each)
     return total
 
 

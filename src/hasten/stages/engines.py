@@ -9,6 +9,7 @@ import torch
 
 from hasten.measure import pair, quality
 from hasten.measure.profile import Row, profile
+from hasten.measure.roofline import Peaks
 from hasten.measure.stats import FEWEST_ROUNDS
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import Workload
