@@ -100,7 +100,8 @@ def main() -> int:
         rows.append({"family": family, "amount": amount, **found.to_json()})
         print(
             f"| {family} | {amount} | {found.loss:+.2%} | {found.loss_low:+.2%} to {found.loss_high:+.2%} "
-            f"| {found.detectable:.2%} | {found.second_opinion.loss:+.2%} | {found.drift_db:.1f} dB | {found.verdict} |",
+            f"| {found.detectable:.2%} | {found.second_opinion.loss:+.2%} | {found.drift_db:.1f} dB "
+            f"| {found.verdict} |",
             flush=True,
         )
     wrong = []

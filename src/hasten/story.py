@@ -94,7 +94,7 @@ def _optimize(run: Run, command: str) -> dict[str, Any]:
     )
     finalists = trials.choose(found, kept, run.budget)
     confirmed = finals.confirm(run, finalists, reference)
-    converged = finals.drift_to_converged(run, confirmed.plan, reference, tried)
+    converged = finals.drift_to_converged(run, confirmed, reference, tried)
     attribution, noise_floor, log = finals.attribute(run, confirmed.plan)
     refusals += engines.refuse_slower(confirmed.plan, tried, refusals)
 

@@ -7,7 +7,7 @@ drift from them is its discretisation error.
 **Distance** is the symmetric nearest-neighbour distance (:mod:`hasten.measure.distance`) in a feature space: the
 baseline network's own middle features of the sample at a low noise level, as channel means and deviations over
 positions (a denoiser's features tell samples apart as a classifier's do: Baranchuk et al. 2022, arXiv:2112.03126),
-standardised by the reference.  Nothing is downloaded, any shape will do, and a person can bring other :class:`Features`.
+standardised by the reference.  Nothing is downloaded, any shape will do, and other :class:`Features` can be brought.
 
 **Second opinion**: the same distance of the samples themselves, cut into frequency bands by average pooling (Burt and
 Adelson 1983, doi:10.1109/TCOM.1983.1095851), each band with the same weight.  It sees fine noise, to which features are

@@ -14,11 +14,11 @@ from hasten.measure.pair import Comparison
 from hasten.measure.quality import Quality, Reference
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict
 from hasten.stages.engines import Engine, converged_target
-from hasten.stages.run import CONFIRM, CONVERGED, Run
+from hasten.stages.run import CONFIRM, Run
 from hasten.technique.plan import Plan
 
-CONFIRM_END, ATTRIBUTE_END = 0.80, 0.92  # the shares of the time by whose end no further round begins
-ROUNDS = 15
+CONFIRM_END = 0.72  # the share of the time by whose end no further round begins, once there are enough
+ROUNDS = 12
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference) -> Confirmed:
     return replace(measured[-1], passed=False)
 
 
-def drift_to_converged(run: Run, plan: Plan, reference: Reference, engines: list[Engine]) -> dict[str, float]:
-    """How far baseline and winner are, in dB, from the model's own converged samples of one more case."""
-    case = run.workload(CONVERGED, 1).cases[0]
-    goal = converged_target(run, engines).sample(case)
+def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, engines: list[Engine]) -> dict[str, float]:
+    """How far baseline and winner are, in dB, from the model's own converged samples of the first fresh case."""
+    goal = converged_target(run, engines).sample(run.workload(CONFIRM, 1).cases[0])
+    comparison = confirmed.comparison
     return {
-        "baseline": quality.drift_db(goal, run.build(Plan()).sample(case), reference.span),
-        "candidate": quality.drift_db(goal, run.build(plan).sample(case), reference.span),
+        "baseline": quality.drift_db(goal, comparison.samples_a[0], reference.span),
+        "candidate": quality.drift_db(goal, comparison.samples_b[0], reference.span),
     }
 
 
@@ -98,7 +98,7 @@ def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison,
         run.workload(CONFIRM, FEWEST_ROUNDS),
         rounds=FEWEST_ROUNDS,
         seed=run.seed + 1,
-        stop=run.over(ATTRIBUTE_END),
+        stop=run.stopped,
         on_round=lambda done, rounds: run.say(
             "attribute", f"round {done} of {rounds}: one technique removed at a time"
         ),
