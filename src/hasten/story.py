@@ -76,23 +76,24 @@ def _optimize(run: Run, command: str) -> dict[str, Any]:
 
     proposals, refusals = propose.engines(target.facts, rows, run.seconds)
     tried = engines.try_engines(run, proposals)
-    kept = {engine.name: engine for engine in engines.keep(tried)}
+    named = {engine.name: engine for engine in tried}
+    kept = [engine.name for engine in engines.keep(tried)]
 
     run.say("search", "reference features and the baseline's samples")
     reference = read_reference(run, target, tried)
     searched = run.workload(SEARCH, SEARCH_CASES)
     baseline = reference.view(torch.cat([target.sample(case) for case in searched.cases]))
-    space, first = propose.space(target.facts, list(kept))
+    space, first = propose.space(target.facts, kept)
     found = search(
         space,
         first,
-        trials.evaluator(run, kept, searched, baseline, reference),
+        trials.evaluator(run, named, searched, baseline, reference),
         lambda measured: trials.score(measured, run.budget),
         run.out / "history.jsonl",
         lambda count: count >= len(first) and run.over(SEARCH_END)(),
         run.seed,
     )
-    finalists = trials.choose(found, kept, run.budget)
+    finalists = trials.choose(found, named, run.budget)
     confirmed = finals.confirm(run, finalists, reference)
     converged = finals.drift_to_converged(run, confirmed, reference, tried)
     attribution, noise_floor, log = finals.attribute(run, confirmed.plan)
@@ -119,7 +120,7 @@ def _optimize(run: Run, command: str) -> dict[str, Any]:
         converged=converged,
         attribution=attribution,
         noise_floor=noise_floor,
-        trials=[trials.row(trial, kept, run.budget) for trial in found],
+        trials=[trials.row(trial, named, run.budget) for trial in found],
         proposals=[(engine.name, engine.reason) for engine in tried],
         refusals=refusals,
         rows=rows,
