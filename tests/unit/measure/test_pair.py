@@ -290,9 +290,9 @@ def test_real_time_on_this_machine():
         def sample(self, case):
             x = np.full((4, 256, 256), 0.01)  # numpy: one thread, so that CPU time is that of the work
             for _ in range(self.times):
-                x = np.tanh(x)
+                np.tanh(x, out=x)
             return torch.from_numpy(x)
 
-    clock = Clock(read_ns=time.process_time_ns)
+    clock = Clock(read_ns=time.thread_time_ns)
     found = compare(lambda: Works(40), lambda: Works(20), Load(), rounds=15, clock=clock)
-    assert found.interval.ratio == pytest.approx(0.5, abs=0.1)
+    assert found.interval.ratio == pytest.approx(0.5, abs=0.15)
