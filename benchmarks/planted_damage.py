@@ -5,7 +5,7 @@
 The bundled model samples by DDIM-50; its samples are then damaged in known steps, each family on its own, and each set
 is compared with the undamaged one by ``hasten.measure.quality``.  Prints a Markdown table, writes the raw figures to
 benchmarks/results/planted_damage.json, and exits with 1 when more noise, fewer steps or coarser weights are ranked
-wrongly.  Sampling runs on OpenVINO float32, which differs from PyTorch by rounding.  A few minutes on two cores.
+wrongly by the worse of the two opinions, which is what the gate looks at.  Sampling runs on OpenVINO float32, which differs from PyTorch by rounding.  A few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,6 +81,16 @@ def damaged(
     yield "copies", "of training pictures", real[: len(baseline)]
 
 
+def ranked_wrongly(rows: list[dict[str, Any]]) -> list[str]:
+    """Families whose losses do not rise with the damage: by each opinion and by the worse of both, as the gate does."""
+    wrong = []
+    for family in MUST_RANK:
+        own = [(row["loss"], row["second_opinion"]["loss"]) for row in rows if row["family"] == family]
+        opinions = {"features": [a for a, _ in own], "samples": [b for _, b in own], "the worse": [max(r) for r in own]}
+        wrong += [f"{family} by {name}" for name, losses in opinions.items() if losses != sorted(losses)]
+    return wrong
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("folder", nargs="?", default=bundled.folder(), type=Path)
@@ -104,13 +115,7 @@ def main() -> int:
             f"| {found.verdict} |",
             flush=True,
         )
-    wrong = []
-    for family in MUST_RANK:
-        for opinion in ("features", "samples"):
-            own = [row for row in rows if row["family"] == family]
-            losses = [row["loss"] if opinion == "features" else row["second_opinion"]["loss"] for row in own]
-            if losses != sorted(losses):
-                wrong.append(f"{family} by {opinion}")
+    wrong = ranked_wrongly(rows)
     real_at = f"{rows[0]['real_distance']:.4f}" if rows[0]["real_distance"] is not None else "not measured"
     print(
         f"\nThe baseline's distance is {rows[0]['baseline_distance']:.4f}, that of as many held-out pictures {real_at}."
@@ -119,7 +124,7 @@ def main() -> int:
     write_text(
         RESULTS, json.dumps({"rows": rows, "ranked_wrongly": wrong, "environment": environment()}, indent=1) + "\n"
     )
-    return 1 if any("features" in name for name in wrong) else 0
+    return 1 if any("the worse" in name for name in wrong) else 0
 
 
 if __name__ == "__main__":

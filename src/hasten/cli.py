@@ -67,7 +67,7 @@ def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
     """Optimise the bundled emoji model against the bundled data."""
     from hasten.model import bundled
 
-    _optimize("hasten demo", str(bundled.folder()), "emoji", out, 0.02, 250.0, 16, seed, resume, 1.0, as_json)
+    _optimize("hasten demo", str(bundled.folder()), "emoji", out, 0.02, 240.0, 16, seed, resume, 1.0, as_json)
 
 
 @cli.command()

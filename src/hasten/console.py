@@ -6,11 +6,13 @@ Progress is silent when standard error is no terminal.  Imports no torch.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+WIDTH = 80
 Report = Callable[[str, str, float], None]
 
 
@@ -72,7 +74,7 @@ def clock(seconds: float) -> str:
 
 
 def summary(result: dict[str, Any], out: Path) -> str:
-    """The run in eight lines of at most 80 columns where that can be; every figure from ``result``."""
+    """The run in a few lines of at most 80 columns; every figure from ``result``."""
     sides = [(name, result[side]) for name, side in (("baseline", "baseline"), ("optimised", "candidate"))]
     width = max(len(", ".join(side["label"])) for _, side in sides)
     lines = [
@@ -91,7 +93,8 @@ def summary(result: dict[str, Any], out: Path) -> str:
         lines.append(f"{'refused' if n == 0 else '':<12}{row['label']}: {row['reason']}")
     lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]
     lines.append(f"{'written':<12}{out}/{{report.html,result.json,plan.toml,artifact/}}")
-    return "\n".join(lines)
+    filled = [textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines[2:]]
+    return "\n".join([*lines[:2], *filled])  # the first two stay side by side
 
 
 def speed_line(speedup: dict[str, Any]) -> str:
