@@ -5,7 +5,8 @@
 The bundled model samples by DDIM-50; its samples are then damaged in known steps, each family on its own, and each set
 is compared with the undamaged one by ``hasten.measure.quality``.  Prints a Markdown table, writes the raw figures to
 benchmarks/results/planted_damage.json, and exits with 1 when more noise, fewer steps or coarser weights are ranked
-wrongly by the worse of the two opinions, which is what the gate looks at.  Sampling runs on OpenVINO float32, which differs from PyTorch by rounding.  A few minutes on two cores.
+wrongly by the worse of the two opinions, which is what the gate looks at.  Sampling runs on OpenVINO float32, which
+differs from PyTorch by rounding.  A few minutes on two cores.
 """
 
 from __future__ import annotations
