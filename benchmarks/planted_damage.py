@@ -79,7 +79,8 @@ def damaged(
     yield "a class dropped", "the largest", baseline[kept[torch.arange(len(baseline)) % len(kept)]]
     for count in (64, 8):
         yield "mode collapse", f"{count} samples repeated", baseline[torch.arange(len(baseline)) % count]
-    yield "copies", "of training pictures", real[: len(baseline)]
+    drawn = torch.randperm(len(real), generator=torch.Generator().manual_seed(SEED))[: len(baseline)]
+    yield "copies", "of training pictures", real[drawn]
 
 
 def ranked_wrongly(rows: list[dict[str, Any]]) -> list[str]:

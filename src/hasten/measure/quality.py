@@ -277,8 +277,9 @@ def _checked(samples: torch.Tensor, shape: tuple[int, ...], what: str) -> torch.
 
 
 def _draw(samples: torch.Tensor | NDArray[np.float32], count: int, seed: int) -> torch.Tensor:
+    # In the order drawn, not sorted: compare() takes the first of them, and data is often sorted by what it shows.
     order = np.random.default_rng(seed).permutation(len(samples))[:count]
-    return torch.as_tensor(samples[np.sort(order)])
+    return torch.as_tensor(samples[order])
 
 
 def _view(samples: torch.Tensor, raw: tuple[Array, ...], centers: tuple[Array, ...], scales: tuple[Array, ...]) -> View:

@@ -109,6 +109,17 @@ def test_real_samples_kept_apart_are_the_yardstick(tiny_folder: Path) -> None:
     assert compare(alone, alone.view(FAKE), alone.view(FAKE)).real_distance is None
 
 
+def test_the_order_of_the_data_does_not_move_the_yardstick(tiny_folder: Path) -> None:
+    """Data is often sorted by what it shows; its first samples alone must not stand for all of it."""
+    target = source.load(tiny_folder).build()
+    sorted_by_kind = torch.cat([REAL[:100], -REAL[100:200]])
+    found = []
+    for real in (sorted_by_kind, sorted_by_kind.flip(0)):
+        against = quality.reference(target, REAL[200:], count=300, real=real)
+        found.append(compare(against, against.view(FAKE[:60]), against.view(FAKE[:60])).real_distance)
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
 def test_the_second_opinion_can_veto() -> None:
     none = np.zeros((2, 2))
     quiet = Loss(1.0, 1.0, none + 1e-8, none)
