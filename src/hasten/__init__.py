@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hasten.data.loader import by_name as data
     from hasten.model.source import load
     from hasten.model.workload import draw
-    from hasten.story import optimize
+    from hasten.story.optimize import optimize
     from hasten.technique.plan import Plan, build
 
 _WHERE = {
@@ -33,7 +33,7 @@ _WHERE = {
     "draw": ("hasten.model.workload", "draw"),
     "load": ("hasten.model.source", "load"),
     "load_artifact": ("hasten.artifact", "load"),
-    "optimize": ("hasten.story", "optimize"),
+    "optimize": ("hasten.story.optimize", "optimize"),
     "verify": ("hasten.artifact", "verify"),
 }
 __all__ = ["Plan", "build", "data", "draw", "load", "load_artifact", "optimize", "verify"]

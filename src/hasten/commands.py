@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten import artifact, story
+from hasten import artifact
 from hasten.data import loader
 from hasten.errors import BadInput
 from hasten.files import replacing
@@ -17,6 +17,7 @@ from hasten.model.grid import write_grid
 from hasten.model.workload import Case, draw
 from hasten.report import page
 from hasten.stages.run import Progress
+from hasten.story import optimize as story
 
 
 def optimize(

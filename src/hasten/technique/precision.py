@@ -31,7 +31,9 @@ class Precision:
         return "bf16"
 
     def refuse(self, facts: Facts) -> str | None:
-        """torch emulates bfloat16 everywhere, so nothing forbids it; measuring decides."""
+        """A processor without bf16 kernels gets an emulation, some fifty times slower than float32."""
+        if facts.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return "torch has no bf16 kernels for this CPU and would emulate them; drop precision"
         return None
 
     @classmethod
