@@ -17,7 +17,7 @@ LAYERS = (
     ("commands",),
     ("story", "report"),
     ("stages",),
-    ("result",),
+    ("result", "subject"),
     ("train", "artifact", "propose"),
     ("measure", "technique"),
     ("runtime",),
@@ -25,7 +25,7 @@ LAYERS = (
     ("diffusion", "search", "data"),
     ("console",),
     ("environment",),
-    ("guard",),
+    ("guard", "gate"),
     ("files",),
     ("errors",),
 )

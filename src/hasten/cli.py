@@ -20,6 +20,9 @@ OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help
 RESUME = click.option("--resume", is_flag=True, help="Go on from what --out holds.")
 GUIDANCE = click.option("--guidance", default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
 DEVICE = click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu, cuda.")
+FEATURES = click.option(
+    "--features", metavar="MODULE:CALLABLE", help="Your own extractor: samples (n, *shape) to vectors (n, d)."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 
 
@@ -76,6 +79,7 @@ def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
 @click.option("--budget", default="quality=2%", show_default=True, type=Budget(), help="Loss of quality allowed.")
 @click.option("--time", "seconds", default="5m", show_default=True, type=Seconds(), help="Time for the whole run.")
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
+@FEATURES
 @OUT
 @GUIDANCE
 @SEED
@@ -87,6 +91,7 @@ def optimize(
     budget: float,
     seconds: float,
     batch: int,
+    features: str | None,
     out: Path,
     guidance: float,
     seed: int,
@@ -95,7 +100,69 @@ def optimize(
 ) -> None:
     """Find the fastest plan for the model folder SOURCE that keeps its quality, and prove it."""
     command = f"hasten optimize {source}{f' --data {data}' if data else ''} --budget quality={budget:.3%} --out {out}"
-    _optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json)
+    _optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json, features)
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--data", help="What to judge quality by, or to train on: emoji, digits or a folder of images.")
+@click.option(
+    "--kind",
+    default="sample",
+    show_default=True,
+    type=click.Choice(["sample", "step", "train-step", "epoch"]),
+    help="What is timed: whole samples, one evaluation of the network, a training step, all the data once.",
+)
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images of one case.")
+@click.option("--batches", default="1,4", show_default=True, help="Further batch sizes, for a curve; '' none.")
+@click.option("--rounds", default=15, show_default=True, type=click.IntRange(1, 1000), help="Rounds, time allowing.")
+@click.option("--gate", help="Conditions for the exit status: speed>=1.5,quality<=2%,memory<=1.1,drift>=30.")
+@FEATURES
+@click.option("--time", "seconds", default="5m", show_default=True, type=Seconds(), help="Time for the whole run.")
+@click.option("--out", type=click.Path(path_type=Path), help="A .json file for the result, raw rounds and all.")
+@DEVICE
+@SEED
+@JSON
+def compare(
+    a: str,
+    b: str,
+    data: str | None,
+    kind: str,
+    batch: int,
+    batches: str,
+    rounds: int,
+    gate: str | None,
+    features: str | None,
+    seconds: float,
+    out: Path | None,
+    device: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Is B faster than A, and does it still make the same pictures?
+
+    A and B are model folders, artifacts, or a folder with a plan: FOLDER+PLAN.toml.  With --gate the exit status is 0
+    when all conditions hold, 3 when one does not, and 4 when the measurement can't tell.
+    """
+    from hasten import gate as gates
+
+    conditions = gates.parse(gate) if gate is not None else ()
+    sizes = [size.strip() for size in batches.split(",") if size.strip()]
+    if not all(size.isdigit() and 1 <= int(size) <= 4096 for size in sizes):
+        raise BadInput(f"--batches {batches!r}: write sizes of 1 to 4096, such as 1,4,64")
+    if out is not None and (out.suffix != ".json" or out.exists()):
+        raise BadInput(f"--out {out}: {'exists; choose another' if out.exists() else 'the name must end in .json'}")
+    from hasten import commands
+
+    with console.progress() as progress:
+        result = commands.compare(
+            a, b, data, kind, rounds, batch, [int(size) for size in sizes], conditions, features, seconds, seed, device,
+            out, progress,
+        )  # fmt: skip
+    click.echo(json.dumps(result) if as_json else console.comparison(result))
+    if conditions:
+        sys.exit(gates.exit_status(answer["verdict"] for answer in result["gate"]))
 
 
 @cli.command()
@@ -109,11 +176,11 @@ def optimize(
 def sample(
     model: Path, count: int, out: Path | None, label: int | None, batch: int, guidance: float, seed: int
 ) -> None:
-    """Sample from an artifact or a model folder."""
+    """Sample from MODEL: a model folder, an artifact, or FOLDER+PLAN.toml."""
     from hasten import commands
 
     with console.progress() as progress:
-        commands.sample(model, count, out, label, batch, guidance, seed, progress)
+        commands.sample(str(model), count, out, label, batch, guidance, seed, progress)
     if out is not None:
         click.echo(f"written     {out}")
 
@@ -214,11 +281,14 @@ def _optimize(
     resume: bool,
     guidance: float,
     as_json: bool,
+    features: str | None = None,
 ) -> None:
     from hasten import commands
 
     with console.progress() as progress:
-        result = commands.optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, progress)
+        result = commands.optimize(
+            command, source, data, out, budget, seconds, batch, seed, resume, guidance, progress, features
+        )
     click.echo(json.dumps(result) if as_json else console.summary(result, out))
     if result["interrupted"]:
         sys.exit(130)

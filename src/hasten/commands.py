@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hasten import artifact
+from hasten import subject
 from hasten.data import loader
+from hasten.data.array import Data
 from hasten.errors import BadInput
-from hasten.files import replacing
+from hasten.files import replacing, write_text
+from hasten.gate import Condition
+from hasten.measure.features import bring
 from hasten.model import source as sources
 from hasten.model.grid import write_grid
+from hasten.model.source import Source
 from hasten.model.workload import Case, draw
 from hasten.report import page
 from hasten.stages.run import Progress
+from hasten.story import compare as comparing
 from hasten.story import optimize as story
 
 
@@ -32,17 +38,14 @@ def optimize(
     resume: bool,
     guidance: float,
     progress: Progress,
+    features: str | None,
 ) -> dict[str, Any]:
     """Load, optimise, write the report."""
     loaded = sources.load(source, guidance=guidance)
-    found = None
-    if data is not None:
-        if len(loaded.shape) != 3:
-            raise BadInput(f"{source} makes samples of shape {loaded.shape}; --data takes pictures only")
-        found = loader.by_name(data, loaded.shape[-1], channels=loaded.shape[0])
+    brought = None if features is None else bring(features)
     result = story.optimize(
         loaded,
-        found,
+        data_for(loaded, data),
         out=out,
         budget=budget,
         seconds=seconds,
@@ -51,13 +54,61 @@ def optimize(
         resume=resume,
         command=command,
         progress=progress,
+        features=brought,
     )
     page.write(out)
     return result
 
 
+def compare(
+    a: str,
+    b: str,
+    data: str | None,
+    kind: str,
+    rounds: int,
+    batch: int,
+    batches: list[int],
+    conditions: tuple[Condition, ...],
+    features: str | None,
+    seconds: float,
+    seed: int,
+    device: str,
+    out: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Load the data, compare, write the result."""
+    brought = None if features is None else bring(features)
+    result = comparing.compare(
+        a,
+        b,
+        data=data_for(subject.read(a, device=device).source, data),
+        kind=kind,
+        rounds=rounds,
+        images=batch,
+        batches=batches,
+        conditions=conditions,
+        features=brought,
+        seconds=seconds,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    if out is not None:
+        write_text(out, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def data_for(source: Source, name: str | None) -> Data | None:
+    """The data of that name at the size of the model's pictures."""
+    if name is None:
+        return None
+    if len(source.shape) != 3:
+        raise BadInput(f"{source.name} makes samples of shape {source.shape}; --data takes pictures only")
+    return loader.by_name(name, source.shape[-1], channels=source.shape[0])
+
+
 def sample(
-    model: Path,
+    model: str,
     count: int,
     out: Path | None,
     label: int | None,
@@ -69,11 +120,8 @@ def sample(
     """Sample ``count`` times in batches and write a grid (.png) or the array (.npy)."""
     if out is not None and out.suffix not in (".png", ".npy"):
         raise BadInput(f"--out {out}: the name must end in .png or .npy")
-    if artifact.is_artifact(model):
-        target, source, _ = artifact.load(model)
-    else:
-        source = sources.load(model, guidance=guidance)
-        target = source.build()
+    named = subject.read(model, guidance=guidance)
+    target, source = named.build(), named.source
     labels = source.labels
     if label is not None:
         if labels is None or label not in labels:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 WIDTH = 80
+UNITS = {"sample": "case", "step": "evaluation", "train-step": "step", "epoch": "epoch"}
 Report = Callable[[str, str, float], None]
 
 
@@ -95,6 +96,41 @@ def summary(result: dict[str, Any], out: Path) -> str:
     lines.append(f"{'written':<12}{out}/{{report.html,result.json,plan.toml,artifact/}}")
     filled = [textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines[2:]]
     return "\n".join([*lines[:2], *filled])  # the first two stay side by side
+
+
+def comparison(result: dict[str, Any]) -> str:
+    """What `hasten compare` found, in a few lines of at most 80 columns; every figure from ``result``."""
+    lines = []
+    for name in ("a", "b"):
+        side = result[name]
+        shown = f"{side['seconds']:.3g} s/{UNITS[result['kind']]}"
+        if result["kind"] == "sample":
+            shown = f"{side['seconds_per_image']:.3g} s/image"
+        elif "images_per_second" in side:
+            shown += f", {side['images_per_second']:.3g} images/s"
+        lines.append(f"{name.upper():<12}{', '.join(side['label'])} ({side['subject']}): {shown}")
+    lines.append(f"{'speed':<12}B against A: {speed_line(result['speedup'])}")
+    if result["quality"] is not None:
+        lines.append(f"{'quality':<12}{quality_line(result['quality'])}")
+    peaks = [result[name]["peak_bytes"] for name in ("a", "b")]
+    if None not in peaks:
+        lines.append(f"{'memory':<12}peak {peaks[0] / 2**20:.0f} MiB -> {peaks[1] / 2**20:.0f} MiB")
+    if len(result["curve"]) > 1:
+        lines.append(f"{'batch':<12}{'A images/s':>10}  {'B images/s':>10}  speed, 95 % interval")
+        for row in result["curve"]:
+            per_second = [row["images_per_second"][name] for name in ("a", "b")]
+            figures = "  ".join(f"{'-' if v is None else format(v, '.3g'):>10}" for v in per_second)
+            found = row["speedup"]
+            interval = found["reason"]
+            if found["ratio"] is not None:
+                interval = f"{found['ratio']:.3g}x, {found['low']:.3g} to {found['high']:.3g}, {found['verdict']}"
+            lines.append(f"{row['images_per_case']:<12}{figures}  {interval}")
+    lines += [
+        f"{'gate' if n == 0 else '':<12}{answer['condition']} {answer['verdict']} ({answer['reason']})"
+        for n, answer in enumerate(result["gate"])
+    ]
+    lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=" " * 12, drop_whitespace=False) for line in lines)
 
 
 def speed_line(speedup: dict[str, Any]) -> str:

@@ -5,12 +5,17 @@ Nothing is downloaded, any shape will do, and a person can bring other :class:`F
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from hasten.errors import BadInput, HastenError
 from hasten.measure.distance import Array
 from hasten.model.target import Target
 
@@ -26,6 +31,37 @@ class Features:
 
     name: str
     extract: Callable[[torch.Tensor], Array]
+
+
+def bring(text: str) -> Features:
+    """A person's own extractor, named ``module:callable``; modules are sought in the working folder too.
+
+    It takes samples (n, *shape) float32 on the host and returns vectors (n, d), an array or a tensor.  The module's
+    code runs.  Raises BadInput when there is no such callable, HastenError when it answers with something else.
+    """
+    module, _, name = text.partition(":")
+    try:
+        sys.path.insert(0, str(Path.cwd()))
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise BadInput(f"--features {text!r}: {error}; write module:callable") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not callable(found):
+        raise BadInput(f"--features {text!r} is a {type(found).__name__}; it must be callable")
+
+    def extract(samples: torch.Tensor) -> Array:
+        with torch.inference_mode():
+            parts = [np.asarray(torch.as_tensor(found(batch)).cpu()) for batch in torch.split(samples, FEATURE_BATCH)]
+        made: Array = np.concatenate(parts).astype(np.float64)
+        if made.ndim != 2 or len(made) != len(samples) or not np.isfinite(made).all():
+            raise HastenError(
+                f"--features {text!r} made an array of shape {made.shape} from {len(samples)} samples; "
+                f"it must be ({len(samples)}, d) and finite"
+            )
+        return made
+
+    return Features(text, extract)
 
 
 def bands(samples: torch.Tensor) -> tuple[Array, ...]:

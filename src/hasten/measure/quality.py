@@ -133,6 +133,12 @@ class Quality:
     features: str
     budget: float
 
+    @property
+    def losses(self) -> tuple[tuple[float, float] | None, ...]:
+        """The intervals of the relative losses by both opinions, None where one is not defined."""
+        opinions = ((self.loss_low, self.loss_high), (self.second_opinion.low, self.second_opinion.high))
+        return tuple(None if low is None or high is None else (low, high) for low, high in opinions)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
@@ -245,11 +251,11 @@ def judge(loss: Loss, second: Loss, budget: float) -> tuple[str, str]:
     return TOO_FEW, f"a loss under {loss.detectable:.1%} would not have been seen; {DETECTABLE:.0%} or less is needed"
 
 
-def pairs_needed(quality: Quality) -> int | None:
-    """About how many pairs in all make ``detectable`` 5 %, a tenth to spare; None where it is not defined."""
+def pairs_needed(quality: Quality, wanted: float = DETECTABLE) -> int | None:
+    """About how many pairs in all make ``detectable`` as small as ``wanted``, a tenth to spare; None if undefined."""
     if quality.detectable is None:
         return None
-    return math.ceil(1.1 * quality.pairs * max(quality.detectable / DETECTABLE, 0.0) ** 2)
+    return math.ceil(1.1 * quality.pairs * max(quality.detectable / wanted, 0.0) ** 2)
 
 
 def join(views: Sequence[View]) -> View:

@@ -19,6 +19,7 @@ from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput
 from hasten.files import replacing, write_text
 from hasten.measure import quality, roofline
+from hasten.measure.features import Features
 from hasten.measure.quality import Reference
 from hasten.model.source import Source
 from hasten.model.target import Target
@@ -45,12 +46,14 @@ def optimize(
     resume: bool = False,
     command: str = "hasten.optimize(...)",
     progress: Progress | None = None,
+    features: Features | None = None,
 ) -> dict[str, Any]:
     """Find the fastest plan whose loss of quality stays within ``budget``, prove it, and save it under ``out``.
 
     ``budget`` is the relative rise of the distance to the data that is allowed (0.02 is 2 %); without data, of the
-    distance to the model's own converged samples.  ``seconds`` bounds the whole run.  ``out`` gets ``result.json``,
-    ``plan.toml``, ``artifact/``, ``samples.npz`` and ``history.jsonl``; what result.json holds is returned.  The first
+    distance to the model's own converged samples.  ``features``, if given, take the place of the network's own.
+    ``seconds`` bounds the whole run.  ``out`` gets ``result.json``, ``plan.toml``, ``artifact/``, ``samples.npz`` and
+    ``history.jsonl``; what result.json holds is returned.  The first
     Ctrl-C ends the search and verifies the best plan so far in the fewest rounds, the second one leaves; ``resume``
     takes up the history of ``out`` again.
 
@@ -64,10 +67,10 @@ def optimize(
     with guard.holding(out), guard.stopping() as stopped:
         run = Run(source, data, out, budget, seconds, images_per_case, seed, progress or (lambda *_: None), stopped)
         check_same(run, resume)
-        return _optimize(run, command)
+        return _optimize(run, command, features)
 
 
-def _optimize(run: Run, command: str) -> dict[str, Any]:
+def _optimize(run: Run, command: str, features: Features | None) -> dict[str, Any]:
     source = run.source
     run.say("profile", "one network evaluation by kind of module")
     target = source.build()
@@ -80,7 +83,7 @@ def _optimize(run: Run, command: str) -> dict[str, Any]:
     kept = [engine.name for engine in engines.keep(tried)]
 
     run.say("search", "reference features and the baseline's samples")
-    reference = read_reference(run, target, tried)
+    reference = read_reference(run, target, tried, features)
     searched = run.workload(SEARCH, SEARCH_CASES)
     baseline = reference.view(torch.cat([target.sample(case) for case in searched.cases]))
     space, first = propose.space(target.facts, kept)
@@ -153,16 +156,17 @@ def check_same(run: Run, resume: bool) -> None:
     write_text(path, json.dumps(mine) + "\n")
 
 
-def read_reference(run: Run, target: Target, tried: list[Engine]) -> Reference:
+def read_reference(run: Run, target: Target, tried: list[Engine], features: Features | None) -> Reference:
     """What distances are measured to: the data's training part, or, without data, the model's own converged samples."""
     if run.data is not None:
         kept_apart = run.data.part(held_out=True)[0]
-        return quality.reference(target, run.data.part(held_out=False)[0], origin=run.data.name, real=kept_apart)
+        train = run.data.part(held_out=False)[0]
+        return quality.reference(target, train, origin=run.data.name, real=kept_apart, features=features)
     converged = engines.converged_target(run, tried)
     cases = run.workload(REFERENCE, -(-REFERENCE_IMAGES // run.images_per_case)).cases
     run.warnings.append("no data was given: distances are to the model's own converged samples")
     made = torch.cat([converged.sample(case) for case in cases])
-    return quality.reference(target, made, origin="the model's own converged samples")
+    return quality.reference(target, made, origin="the model's own converged samples", features=features)
 
 
 def write_samples(path: Path, confirmed: Confirmed) -> None:

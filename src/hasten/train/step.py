@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from hasten.data.loader import batch_indices
 from hasten.diffusion.prediction import from_sample, input_scale
 from hasten.errors import BadInput
 from hasten.model.target import Target, TorchNetwork
@@ -33,11 +34,12 @@ class TrainStep:
         self.module = target.network.module.train().requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=LEARNING_RATE, fused=True)
 
-    def forward(self, case: Case) -> torch.Tensor:
-        """The errors (n,) of a batch as large as the case, with its noise."""
+    def forward(self, case: Case, chosen: torch.Tensor | None = None) -> torch.Tensor:
+        """The errors (n,) of a batch as large as the case, with its noise; ``chosen`` (n,): which data."""
         target, device, n = self.target, self.target.facts.device, len(case.noise)
         rng = torch.Generator().manual_seed(case.seed)
-        chosen = torch.randint(len(self.clean), (n,), generator=rng)
+        if chosen is None:
+            chosen = torch.randint(len(self.clean), (n,), generator=rng)
         t = ((torch.rand((), generator=rng) + torch.arange(n)) / n).double().clamp(1e-4, 1.0).numpy()
         clean, noise = self.clean[chosen].to(device), case.noise.to(device)
         alpha, sigma, time = (
@@ -51,7 +53,8 @@ class TrainStep:
         labels = labels.to(device) if labels is not None else None
         scaled = noised * input_scale(target.prediction, alpha, sigma, target.sigma_data)
         predicted = self.network(scaled, time, labels)
-        return (predicted - wanted).square().flatten(1).mean(1)
+        errors: torch.Tensor = (predicted - wanted).square().flatten(1).mean(1)
+        return errors
 
     def backward(self, errors: torch.Tensor) -> None:
         """The gradients of the mean of ``errors``."""
@@ -63,9 +66,27 @@ class TrainStep:
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
 
-    def sample(self, case: Case) -> torch.Tensor:
+    def sample(self, case: Case, chosen: torch.Tensor | None = None) -> torch.Tensor:
         """A whole step; the errors (n,) that it learnt from, on the host."""
-        errors = self.forward(case)
+        errors = self.forward(case, chosen)
         self.backward(errors)
         self.update()
         return errors.detach().float().cpu()
+
+
+class Epoch:
+    """All the data once, in batches as large as the case, shuffled by its seed; a last partial batch is dropped."""
+
+    def __init__(self, step: TrainStep) -> None:
+        self.step = step
+
+    def sample(self, case: Case) -> torch.Tensor:
+        """The mean errors (steps,) of the epoch's steps."""
+        n = len(case.noise)
+        means = []
+        for number in range(len(self.step.clean) // n):
+            rng = torch.Generator().manual_seed(case.seed * 1_000_003 + number)
+            noise = torch.randn(case.noise.shape, generator=rng)
+            chosen = torch.from_numpy(batch_indices(number, n, len(self.step.clean), case.seed))
+            means.append(self.step.sample(Case(number, case.seed * 1_000_003 + number, noise), chosen).mean())
+        return torch.stack(means)

@@ -16,7 +16,7 @@ from hasten.technique import plan as plans
 from hasten.technique.layout import Layout
 from hasten.technique.plan import Plan
 from hasten.technique.runtime import Runtime
-from hasten.train.step import TrainStep
+from hasten.train.step import Epoch, TrainStep
 
 
 def step_of(folder: Path, plan: Plan | None = None) -> TrainStep:
@@ -44,9 +44,8 @@ def test_the_loss_of_a_perfect_prediction_is_zero(tiny_folder: Path) -> None:
     schedule = step.target.schedule
 
     def perfect(x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        ours = [t for t in np.linspace(1e-4, 1.0, 20_001)]
-        nearest = np.abs(np.asarray(schedule.network_time(np.asarray(ours)))[:, None] - time.numpy()[None, :]).argmin(0)
-        t = np.asarray(ours)[nearest]
+        grid = np.linspace(1e-4, 1.0, 20_001)
+        t = grid[np.abs(schedule.network_time(grid)[:, None] - time.numpy()[None, :]).argmin(0)]
         alpha, sigma = (torch.from_numpy(f(t)).float().reshape(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
         clean = (x - sigma * case.noise) / alpha
         return alpha * case.noise - sigma * clean
@@ -55,6 +54,16 @@ def test_the_loss_of_a_perfect_prediction_is_zero(tiny_folder: Path) -> None:
     errors = step.forward(Case(0, case.seed, case.noise))
     assert errors.shape == (8,)
     assert float(errors[:6].max()) < 1e-3  # the last ones are nearly pure noise, where dividing by alpha blows up
+
+
+def test_an_epoch_sees_every_sample_once(tiny_folder: Path) -> None:
+    step, seen = step_of(tiny_folder), []
+    whole = step.sample
+    step.sample = lambda case, chosen=None: seen.append(chosen) or whole(case, chosen)  # type: ignore[func-returns-value]
+    errors = Epoch(step).sample(draw((1, 8, 8), 1, 256, seed=6).cases[0])
+    assert errors.shape == (len(step.clean) // 256,)
+    places = torch.cat(seen)
+    assert len(places) == len(places.unique()) == len(step.clean) // 256 * 256
 
 
 def test_layout_trains_and_an_engine_does_not(tiny_folder: Path) -> None:

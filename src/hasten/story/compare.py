@@ -1,0 +1,321 @@
+"""Is B faster than A, by how much, and does it still make the same pictures?
+
+A and B are what :mod:`hasten.subject` reads.  Both answer the same noise in the same rounds; peak memory comes from a
+process of its own for each; quality needs samples, so only the kind "sample" has it.  The number of pairs that quality
+is judged by is chosen from how much the distances vary, never from which way they point.
+
+Kinds: ``sample`` (whole samples), ``step`` (one evaluation of the network), ``train-step`` (forward, backward, AdamW),
+``epoch`` (all the data once).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from hasten import gate, subject
+from hasten.data.array import Data
+from hasten.environment import environment
+from hasten.errors import BadInput, HastenError
+from hasten.gate import Condition
+from hasten.measure import pair, quality
+from hasten.measure.features import Features, network_features
+from hasten.measure.memory import peak_bytes
+from hasten.measure.pair import Comparison
+from hasten.measure.stats import FEWEST_ROUNDS
+from hasten.model.target import Target
+from hasten.model.workload import Case, Workload, draw
+from hasten.result import as_rows, speedup
+from hasten.subject import Subject
+from hasten.train.step import Epoch, TrainStep
+
+KINDS = ("sample", "step", "train-step", "epoch")
+TRAINED = ("train-step", "epoch")
+REFERENCE_IMAGES = 256
+CURVE_ROUNDS = FEWEST_ROUNDS
+# Shares of the time by whose end no further round of a phase begins.
+REFERENCE_END, ROUNDS_END, CURVE_END, PAIRS_END = 0.2, 0.55, 0.7, 0.9
+Progress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is compared, and the clock of the run."""
+
+    a: Subject
+    b: Subject
+    kind: str
+    data: Data | None
+    images: int
+    seed: int
+    began: float
+    seconds: float
+    progress: Progress
+
+    def over(self, share: float) -> bool:
+        """Whether ``share`` of the time is used."""
+        return time.perf_counter() > self.began + share * self.seconds
+
+    def say(self, phase: str, detail: str) -> None:
+        """Tell the person, with the time left."""
+        self.progress(phase, detail, max(self.began + self.seconds - time.perf_counter(), 0.0))
+
+    def workload(self, cases: int, images: int, purpose: int) -> Workload:
+        """Cases by purpose; labels as frequent as in the data, else all alike."""
+        source = self.a.source
+        labels = source.labels
+        if labels is not None and self.data is not None and self.data.label_names == source.label_names:
+            labels = self.data.labels.tolist()
+        return draw(source.shape, cases, images, self.seed * 10 + purpose, labels)
+
+
+def compare(
+    a: str,
+    b: str,
+    *,
+    data: Data | None = None,
+    kind: str = "sample",
+    rounds: int = 15,
+    images: int = 16,
+    batches: Sequence[int] = (),
+    conditions: Sequence[Condition] = (),
+    features: Features | None = None,
+    seconds: float = 300.0,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare what ``a`` and ``b`` name; ratios are of B against A.
+
+    ``images``: the batch size of the main figure; ``batches``: further sizes, for a curve of samples per second.
+    ``seconds`` bounds the whole, but nine rounds are made in any case.  ``conditions``: a gate
+    (:func:`hasten.gate.parse`).  Returns plain values, ready for JSON.
+
+    Raises BadInput for what can't be asked the same questions or can't be trained, HastenError when a side fails.
+    """
+    first, second = (subject.read(text, device=device) for text in (a, b))
+    check_alike(first, second, kind, data)
+    asked = Asked(first, second, kind, data, images, seed, time.perf_counter(), seconds, progress or (lambda *_: None))
+    for condition in conditions:
+        if condition.figure in ("quality", "drift") and kind != "sample":
+            raise BadInput(f"--gate {condition}: --kind {kind} makes no samples; use --kind sample")
+
+    reference = None
+    if kind == "sample":
+        asked.say("reference", "what distances are measured to")
+        reference = read_reference(asked, features)
+    main = timed(asked, images, rounds, lambda: asked.over(ROUNDS_END))
+    if main.interval is None:
+        raise HastenError(f"{a} and {b} could not be compared: {main.reason}")
+    curve = [
+        curve_row(size, main if size == images else timed(asked, size, CURVE_ROUNDS, lambda: asked.over(CURVE_END)))
+        for size in sorted({*batches, images})
+    ]
+    judged = None if reference is None else judge(asked, main, reference, conditions)
+    asked.say("memory", "each in a process of its own")
+    warnings: list[str] = []
+    peaks = [peak(asked, side, warnings) for side in (first, second)]
+    found = speedup(main)
+    few = found["rounds"] < FEWEST_ROUNDS
+    figures = gate.Figures(
+        speed=(None, None, main.reason) if few else (found["low"], found["high"], main.reason),
+        memory=None if None in peaks else peaks[1] / peaks[0],  # type: ignore[operator]
+        quality=None if judged is None else judged.losses,
+        drift=None if judged is None else judged.drift_db,
+    )
+    return {
+        "kind": kind,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "seconds": time.perf_counter() - asked.began,
+        "a": side(first, main, "baseline", peaks[0], asked),
+        "b": side(second, main, "candidate", peaks[1], asked),
+        "images_per_case": images,
+        "speedup": found,
+        "curve": curve,
+        "quality": None if judged is None else judged.to_json(),
+        "data": None if data is None else data.name,
+        "gate": [asdict(condition.judge(figures)) for condition in conditions],
+        "warnings": warnings,
+        "observations": as_rows(main.observations),
+        "environment": environment(),
+    }
+
+
+def check_alike(a: Subject, b: Subject, kind: str, data: Data | None) -> None:
+    """Raise BadInput unless both can be asked the same questions."""
+    if kind not in KINDS:
+        raise BadInput(f"kind {kind!r} is not known; known: {', '.join(KINDS)}")
+    if a.source.shape != b.source.shape:
+        raise BadInput(
+            f"{a.text} makes samples of shape {a.source.shape}, {b.text} of {b.source.shape}; compare like with like"
+        )
+    if a.source.labels != b.source.labels:
+        one, other = (f"{len(s.source.labels)} labels" if s.source.labels else "no labels" for s in (a, b))
+        raise BadInput(f"{a.text} has {one}, {b.text} has {other}; they can't be asked for the same samples")
+    if data is not None and data.shape != a.source.shape:
+        raise BadInput(f"{a.text} makes samples of shape {a.source.shape}, data {data.name} has {data.shape}")
+    if kind in TRAINED and data is None:
+        raise BadInput(f"--kind {kind} trains; say on what with --data")
+
+
+def read_reference(asked: Asked, features: Features | None) -> quality.Reference:
+    """The data's training part; without data A's own samples from other noise, as far as time allows."""
+    network = asked.a.source.build()  # features are of A's own torch network, whatever engine A runs on
+    features = features or network_features(network)
+    if asked.data is not None:
+        kept_apart = asked.data.part(held_out=True)[0]
+        train = asked.data.part(held_out=False)[0]
+        return quality.reference(network, train, origin=asked.data.name, real=kept_apart, features=features)
+    target = asked.a.build()
+    made: list[torch.Tensor] = []
+    for case in asked.workload(-(-REFERENCE_IMAGES // asked.images), asked.images, 3).cases:
+        if len(made) * asked.images >= quality.MIN_PAIRS and asked.over(REFERENCE_END):
+            break
+        made.append(target.sample(case))
+    return quality.reference(network, torch.cat(made), origin="A's own samples from other noise", features=features)
+
+
+def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> Comparison:
+    """The rounds at one batch size: nine at least, then more until ``rounds`` or until it is late."""
+    done = 0
+
+    def on_round(number: int, of: int) -> None:
+        nonlocal done
+        done = number
+        asked.say("rounds", f"batch {images}: round {number} of {of}")
+
+    return pair.compare(
+        workers(asked, asked.a),
+        workers(asked, asked.b),
+        asked.workload(rounds, images, 1),
+        rounds,
+        seed=asked.seed,
+        stop=lambda: done >= min(FEWEST_ROUNDS, rounds) and late(),
+        on_round=on_round,
+    )
+
+
+def workers(asked: Asked, named: Subject) -> pair.Builder:
+    """What makes the object whose ``sample(case)`` is timed."""
+    if asked.kind == "step":
+        return lambda: OneStep(named.build())
+    if asked.kind not in TRAINED:
+        return named.build
+    assert asked.data is not None
+    clean, given = (torch.from_numpy(part) for part in asked.data.part(held_out=False))
+    labels = None if named.source.labels is None else given
+    if asked.kind == "train-step":
+        return lambda: TrainStep(named.build(), clean, labels)
+    return lambda: Epoch(TrainStep(named.build(), clean, labels))
+
+
+@dataclass
+class OneStep:
+    """One evaluation of the network, at the middle of its sampler's times."""
+
+    target: Target
+
+    @torch.inference_mode()
+    def sample(self, case: Case) -> torch.Tensor:
+        """The prediction of the clean sample (n, *shape)."""
+        t = float(self.target.table.times[self.target.table.evaluations // 2])
+        device = self.target.facts.device
+        labels = None if case.labels is None else case.labels.to(device)
+        return self.target.denoise(case.noise.to(device), t, labels).float().cpu()
+
+
+def judge(
+    asked: Asked, main: Comparison, reference: quality.Reference, conditions: Sequence[Condition]
+) -> quality.Quality:
+    """Quality by the samples of the rounds, and by more pairs, untimed, while these are too few to tell."""
+    budget = next((c.value for c in conditions if c.figure == "quality"), quality.BUDGET)
+    views = [reference.view(torch.cat(samples)) for samples in (main.samples_a, main.samples_b)]
+    judged = quality.compare(reference, *views, budget=budget)
+    targets = [asked.a.build(), asked.b.build()]
+    wanted = min([quality.DETECTABLE, *(c.value for c in conditions if c.figure == "quality" and c.value > 0)])
+    needed = quality.pairs_needed(judged, wanted) or 0
+    for case in asked.workload(-(-needed // asked.images), asked.images, 2).cases:
+        if len(views[0]) >= needed or asked.over(PAIRS_END):
+            break
+        asked.say("quality", f"{len(views[0])} pairs of about {needed} that are needed")
+        views = [
+            quality.join([view, reference.view(target.sample(case))])
+            for view, target in zip(views, targets, strict=True)
+        ]
+        judged = quality.compare(reference, *views, budget=budget)
+    return judged
+
+
+def curve_row(size: int, comparison: Comparison) -> dict[str, Any]:
+    """Samples per second of both at one batch size, and the speed-up with its interval."""
+    per_second = {
+        name: None if comparison.interval is None else 1.0 / comparison.seconds_per_image(plan)
+        for name, plan in (("a", "baseline"), ("b", "candidate"))
+    }
+    return {"images_per_case": size, "images_per_second": per_second, "speedup": speedup(comparison)}
+
+
+def side(
+    named: Subject, comparison: Comparison, name: str, peak_of_its_own: int | None, asked: Asked
+) -> dict[str, Any]:
+    """A or B in plain values; what a case's seconds are depends on the kind."""
+    seconds = comparison.seconds_per_image(name) * asked.images
+    counted: dict[str, Any] = {"seconds": seconds}
+    if asked.kind in ("sample", "step"):
+        counted["seconds_per_image"] = seconds / asked.images
+    else:
+        counted["images_per_second"] = asked.images / seconds
+        if asked.kind == "epoch":
+            assert asked.data is not None
+            steps = int((~asked.data.held_out).sum()) // asked.images
+            counted |= {"images_per_second": steps * asked.images / seconds, "steps": steps}
+    return {
+        "subject": named.text,
+        "source": named.source.name,
+        "weight_hash": named.source.weight_hash,
+        "plan": named.plan.to_list(),
+        "plan_hash": named.plan.hash,
+        "label": named.plan.label,
+        **counted,
+        "build_seconds": comparison.build_seconds_a if name == "baseline" else comparison.build_seconds_b,
+        "warmup_seconds": comparison.warmup_seconds_a if name == "baseline" else comparison.warmup_seconds_b,
+        "peak_bytes": peak_of_its_own,
+    }
+
+
+ONCE = "import sys; from hasten.story.compare import once; once(*sys.argv[1:])"
+
+
+def peak(asked: Asked, named: Subject, warnings: list[str]) -> int | None:
+    """Peak resident bytes of doing it once, in a process of its own."""
+    data = "" if asked.data is None else asked.data.name
+    words = [named.text, asked.kind, str(asked.images), data, named.source.device]
+    try:
+        return peak_bytes([sys.executable, "-c", ONCE, *words], 600.0)
+    except HastenError as error:
+        warnings.append(f"peak memory of {named.text} was not measured: {error}")
+        return None
+
+
+def once(text: str, kind: str, images: str, data: str, device: str) -> None:
+    """What :func:`peak` runs: the first case, once; of an epoch only its first two steps, which hold as much."""
+    from hasten.data import loader
+
+    named = subject.read(text, device=device)
+    shape = named.source.shape
+    found = loader.by_name(data, shape[-1], channels=shape[0]) if data and kind in TRAINED else None
+    asked = Asked(named, named, "train-step" if kind == "epoch" else kind, found, int(images), 0, 0.0, 0.0, _silent)
+    worker = workers(asked, named)()
+    for case in asked.workload(2 if kind in TRAINED else 1, int(images), 1).cases:
+        worker.sample(case)
+
+
+def _silent(*_: Any) -> None:
+    pass

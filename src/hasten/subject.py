@@ -1,0 +1,55 @@
+"""What a person names to sample, compare or profile: a model folder, an artifact, or a folder with a plan.
+
+emoji32                 the model as it is, by the baseline's sampler
+emoji32+plan.toml       the model with a plan applied
+runs/demo/artifact      an artifact, plan and all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hasten import artifact
+from hasten.errors import BadInput
+from hasten.model import source as sources
+from hasten.model.source import Source
+from hasten.model.target import Target
+from hasten.technique import plan as plans
+from hasten.technique.plan import Plan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``text`` as it was named; ``build`` makes a fresh target with the plan applied."""
+
+    text: str
+    source: Source
+    plan: Plan
+    build: Callable[[], Target]
+
+    @property
+    def label(self) -> str:
+        """For people: "DDIM 50 steps, PyTorch eager, float32"."""
+        return ", ".join(self.plan.label)
+
+
+def read(text: str | Path, guidance: float = 1.0, device: str = "cpu") -> Subject:
+    """The subject that ``text`` names.  Raises BadInput for what is no model, artifact or plan.
+
+    ``guidance`` and ``device`` are for folders; an artifact has its own.
+    """
+    text = str(text)
+    if artifact.is_artifact(text):
+        _, source, plan = artifact.load(text)
+        return Subject(text, source, plan, lambda: artifact.load(text)[0])
+    folder, plus, file = text.rpartition("+")
+    if not plus or Path(text).exists():
+        folder, file = text, ""
+    source = sources.load(folder, guidance=guidance, device=device)
+    plan = plans.read(file) if file else Plan()
+    reason = plan.refusal(source.build().facts) if file else None
+    if reason is not None:
+        raise BadInput(f"{text}: {reason}")
+    return Subject(text, source, plan, lambda: plans.build(source, plan))
