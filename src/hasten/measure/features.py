@@ -73,11 +73,7 @@ def bands(samples: torch.Tensor) -> tuple[Array, ...]:
     found: list[torch.Tensor] = []
     x = samples
     while len(found) < BANDS - 1 and x.dim() > 2 and max(x.shape[2:]) >= 8:
-        coarse = x
-        for axis in range(2, x.dim()):
-            if coarse.shape[axis] > 1:
-                even = coarse.narrow(axis, 0, coarse.shape[axis] // 2 * 2)
-                coarse = even.unflatten(axis, (-1, 2)).mean(axis + 1)  # type: ignore[no-untyped-call]
+        coarse = halved(x)
         fine = x
         back = coarse
         for axis in range(2, x.dim()):
@@ -87,6 +83,15 @@ def bands(samples: torch.Tensor) -> tuple[Array, ...]:
         found.append(fine - back)
         x = coarse
     return tuple(band.flatten(1).numpy() for band in [*found, x])
+
+
+def halved(samples: torch.Tensor) -> torch.Tensor:
+    """``samples`` (n, channels, *axes) with each axis over 1 halved by averaging; vectors stay what they are."""
+    for axis in range(2, samples.dim()):
+        if samples.shape[axis] > 1:
+            even = samples.narrow(axis, 0, samples.shape[axis] // 2 * 2)
+            samples = even.unflatten(axis, (-1, 2)).mean(axis + 1)  # type: ignore[no-untyped-call]
+    return samples
 
 
 def network_features(target: Target, s: float = FEATURE_S) -> Features:

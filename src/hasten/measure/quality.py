@@ -16,9 +16,11 @@ blind, and is blind to blur, which features see; so it can veto a verdict and ca
 Both distances are shares of the mean distance within the reference.  A perfect model would not be at 0 but where real
 samples kept apart are: ``real_distance``.
 
+**Copies** (:mod:`hasten.measure.copies`): what share of the samples are training samples again.
+
 Verdicts: "no measurable loss": no loss seen, and one of 5 % would have been (with 80 % power); "within budget": the
 whole interval lies under the budget; "measurable loss": the whole interval lies above 0, or the second opinion's above
-the budget; else "too few samples to tell".
+the budget, or the candidate copies more training samples than the baseline; else "too few samples to tell".
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ import torch
 from numpy.typing import NDArray
 
 from hasten.errors import BadInput, HastenError
-from hasten.measure import distance
+from hasten.measure import copies, distance
+from hasten.measure.copies import Copies, Training
 from hasten.measure.distance import Array, Loss
 from hasten.measure.features import Features, bands, network_features
 from hasten.model.target import Target
@@ -56,12 +59,14 @@ SECOND = "nearest neighbours of the samples themselves, in frequency bands"
 class View:
     """Samples (n, *shape) as the two opinions see them: the features (n, d), and the bands (n, d_k).
 
-    Centred and scaled by the reference, in each of them its samples lie 1 apart on average.
+    Centred and scaled by the reference, in each of them its samples lie 1 apart on average.  ``copied`` (n,): which are
+    training samples again, None where no training samples are known.
     """
 
     samples: torch.Tensor
     features: tuple[Array]
     bands: tuple[Array, ...]
+    copied: NDArray[np.bool_] | None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -82,6 +87,7 @@ class Reference:
     scales: tuple[Array, ...]
     own: View
     real: View | None
+    training: Training | None
 
     def view(self, samples: torch.Tensor) -> View:
         """``samples`` (n, *shape): made once for the baseline, then compared with many candidates.
@@ -89,7 +95,8 @@ class Reference:
         Raises BadInput for another shape, HastenError for numbers that are not finite.
         """
         samples = _checked(samples, tuple(self.own.samples.shape[1:]), "samples")
-        return _view(samples, (self.features.extract(samples), *bands(samples)), self.centers, self.scales)
+        seen = _view(samples, (self.features.extract(samples), *bands(samples)), self.centers, self.scales)
+        return seen if self.training is None else replace(seen, copied=self.training.copied(samples))
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ class Quality:
     drift_db: float
     drift_db_converged: dict[str, float] | None
     second_opinion: SecondOpinion
+    copies: Copies | None
     pairs: int
     reference: int
     origin: str
@@ -158,7 +166,8 @@ def reference(
 
     Samples are what a :class:`Target` makes: float, pictures in [-1, 1].  Without data pass converged samples of the
     baseline from other noise and say so in ``origin``.  ``real``: samples kept apart, to show what the data's own
-    distance is.  Raises BadInput for another shape or fewer than 16 samples.
+    distance is; ``samples`` are training data then, and copies of them are looked for.  Raises BadInput for another
+    shape or fewer than 16 samples.
     """
     drawn = _checked(_draw(samples, count, seed), target.facts.shape, origin)
     if len(drawn) < MIN_PAIRS:
@@ -174,9 +183,10 @@ def reference(
     scales = [scale * max(unit, floor) for scale, unit, floor in zip(scales, units, least, strict=True)]
     own = _view(drawn, raw, centers, tuple(scales))
     low, high = np.quantile(drawn.numpy(), (0.001, 0.999))
-    made = Reference(origin, features, max(float(high - low), TINY), centers, tuple(scales), own, None)
+    made = Reference(origin, features, max(float(high - low), TINY), centers, tuple(scales), own, None, None)
     if real is None or len(real) < MIN_PAIRS:
         return made
+    made = replace(made, training=copies.training(_draw(samples, copies.MOST_TRAINING, seed)))
     return replace(made, real=made.view(_draw(real, count, seed)))
 
 
@@ -200,7 +210,12 @@ def compare(
         raise BadInput(f"{pairs} pairs are too few to measure quality; sample {MIN_PAIRS} at least")
     main = _loss(baseline.features, candidate.features, reference.own.features)
     second = _loss(baseline.bands, candidate.bands, reference.own.bands)
-    verdict, reason = judge(main, second, budget)
+    copied = None
+    if baseline.copied is not None and candidate.copied is not None:
+        copied = copies.compare(
+            baseline.copied, candidate.copied, None if reference.real is None else reference.real.copied
+        )
+    verdict, reason = judge(main, second, budget, copied)
     real = None
     if reference.real is not None and len(reference.real) >= pairs:
         real = distance.nearest(_distances((reference.real.features[0][:pairs],), reference.own.features))[0]
@@ -227,6 +242,7 @@ def compare(
         second_opinion=SecondOpinion(
             SECOND, second.baseline, second.candidate, second.relative, second_low, second_high
         ),
+        copies=copied,
         pairs=pairs,
         reference=len(reference.own),
         origin=reference.origin,
@@ -235,8 +251,11 @@ def compare(
     )
 
 
-def judge(loss: Loss, second: Loss, budget: float) -> tuple[str, str]:
+def judge(loss: Loss, second: Loss, budget: float, copied: Copies | None = None) -> tuple[str, str]:
     """The verdict and its reason, as the module's docstring defines them."""
+    if copied is not None and copied.more:
+        shares = f"{copied.candidate:.0%} of the samples are copies of training samples"
+        return LOSS, f"{shares}, {copied.baseline:.0%} of the baseline's"
     if loss.interval is None or loss.detectable is None:
         return TOO_FEW, "the baseline's own distance can't be told from 0, so that no share of it means anything"
     low, high = loss.interval
@@ -264,6 +283,7 @@ def join(views: Sequence[View]) -> View:
         torch.cat([view.samples for view in views]),
         (np.concatenate([view.features[0] for view in views]),),
         tuple(np.concatenate(parts) for parts in zip(*(view.bands for view in views), strict=True)),
+        None if views[0].copied is None else np.concatenate([view.copied for view in views if view.copied is not None]),
     )
 
 
@@ -290,7 +310,7 @@ def _draw(samples: torch.Tensor | NDArray[np.float32], count: int, seed: int) ->
 
 def _view(samples: torch.Tensor, raw: tuple[Array, ...], centers: tuple[Array, ...], scales: tuple[Array, ...]) -> View:
     features, *parts = [(space - c) / s for space, c, s in zip(raw, centers, scales, strict=True)]
-    return View(samples, (features,), tuple(parts))
+    return View(samples, (features,), tuple(parts), None)
 
 
 def _distances(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:

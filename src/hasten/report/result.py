@@ -111,6 +111,14 @@ class SecondOpinion(Block):
     high: float | None = None
 
 
+class Copies(Block):
+    """Shares of samples that are training samples again; ``real``: among real samples kept apart."""
+
+    baseline: float | None = None
+    candidate: float | None = None
+    real: float | None = None
+
+
 class Quality(Block):
     """Distances to the reference and relative losses (0.01 is 1 % worse); drifts in decibel, more is closer."""
 
@@ -125,6 +133,7 @@ class Quality(Block):
     drift_db: float | None = None
     drift_db_converged: dict[str, float | None] | None = None
     second_opinion: SecondOpinion | None = None
+    copies: Copies | None = None
     pairs: int | None = None
     reference: int | None = None
     features: str | None = None

@@ -84,6 +84,12 @@ def quality_rows(found: Quality | None) -> list[tuple[str, str]]:
         distances = f"{words.number(other.baseline)} to {words.number(other.candidate)}"
         rows.append((f"second opinion, {other.name}: distances", distances))
         rows.append((f"second opinion, {other.name}: loss", _interval(other.loss, other.low, other.high)))
+    if found.copies is not None:
+        shares = f"{words.share(found.copies.baseline)} to {words.share(found.copies.candidate)}"
+        real = (
+            f" (of real samples kept apart {words.share(found.copies.real)})" if found.copies.real is not None else ""
+        )
+        rows.append(("samples that copy a training sample", shares + real))
     rows.append(("pairs from the same noise", words.whole(found.pairs)))
     rows.append(("reference samples", words.whole(found.reference)))
     rows.append(("features", found.features or words.MISSING))

@@ -185,8 +185,9 @@ def test_more_pairs_are_joined(against: Reference, baseline: View) -> None:
         np.testing.assert_allclose(ours, whole, rtol=1e-3, atol=1e-6)
 
 
-def test_the_report_reads_what_is_written(against: Reference, baseline: View) -> None:
-    found = compare(against, baseline, against.view(noisier(0.1)), converged=FAKE, budget=0.07)
+def test_the_report_reads_what_is_written(tiny_folder: Path) -> None:
+    against = quality.reference(source.load(tiny_folder).build(), REAL[200:], real=REAL[:200])
+    found = compare(against, against.view(FAKE), against.view(noisier(0.1)), converged=FAKE, budget=0.07)
     read = result.Quality.model_validate_json(json.dumps(found.to_json(), allow_nan=False))
     for name in result.Quality.model_fields:
         value = getattr(read, name)
@@ -242,3 +243,20 @@ def test_bad_input(against: Reference, baseline: View, tiny_folder: Path) -> Non
     broken[3, 0, 1, 1], broken[7, 0, 0, 0] = math.nan, math.inf
     with pytest.raises(HastenError, match="2 of 200 hold NaN or Inf"):
         against.view(broken)
+
+
+def test_a_candidate_that_only_remembers_is_found_out(tiny_folder: Path) -> None:
+    """Training samples themselves look perfect by any distance; the verdict says what they are."""
+    target = source.load(tiny_folder).build()
+    against = quality.reference(target, REAL[200:], real=REAL[:200])
+    honest = against.view(FAKE)
+    found = compare(against, honest, against.view(REAL[200 : 200 + len(FAKE)]))
+    assert found.copies is not None
+    assert found.copies.candidate > 0.9
+    assert found.copies.baseline < 0.1
+    assert found.verdict == LOSS
+    assert "copies of training samples" in found.reason
+    assert compare(against, honest, honest).verdict != LOSS
+    joined = quality.join([against.view(FAKE[:20]), against.view(FAKE[20:])])
+    assert joined.copied is not None
+    assert joined.copied.tolist() == honest.copied.tolist()  # type: ignore[union-attr]
