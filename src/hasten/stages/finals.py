@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +14,16 @@ from hasten.measure import pair, quality
 from hasten.measure.pair import Comparison
 from hasten.measure.quality import Quality, Reference
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict
+from hasten.model.target import Target
+from hasten.stages import enough
 from hasten.stages.engines import Engine, converged_target
-from hasten.stages.run import CONFIRM, Run
+from hasten.stages.run import CONFIRM, MORE, Run
 from hasten.technique.plan import Plan
 
 CONFIRM_END = 0.80  # the share of the time by whose end no further round begins, once there are enough
+MORE_END = 0.85  # and after which no further pairs are sampled for quality alone
 ROUNDS = 12
+HELD = (quality.NO_LOSS, quality.WITHIN)  # the better one first
 
 
 @dataclass(frozen=True)
@@ -53,22 +58,41 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference) -> Confirmed:
         return rounds_done >= FEWEST_ROUNDS and run.over(CONFIRM_END)()
 
     comparisons = pair.compare_many(builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round)
-    measured = []
+    measured: list[Confirmed] = []
+
+    def builds(plan: Plan) -> Callable[[], tuple[Target, Target]]:
+        return lambda: (run.build(Plan()), run.build(plan))
+
     for plan, comparison in zip(finalists, comparisons.values(), strict=True):
         if not comparison.samples_a:
             run.warnings.append(f"{', '.join(plan.label)}: {comparison.reason}")
             continue
         baseline, candidate = (reference.view(torch.cat(s)) for s in (comparison.samples_a, comparison.samples_b))
-        judged = quality.compare(reference, baseline, candidate, budget=run.budget)
+        judged = enough.judge(
+            reference,
+            baseline,
+            candidate,
+            builds(plan),
+            lambda cases: run.workload(MORE, cases),
+            budget=run.budget,
+            # a finalist that is believed before this one and held is the winner already
+            stop=lambda: any(held(one) for one in measured) or run.over(MORE_END)(),
+            say=lambda detail: run.say("confirm", detail),
+        )
         measured.append(Confirmed(plan, comparison, judged, passed=comparison.verdict is Verdict.FASTER))
-    for verdict in (quality.NO_LOSS, quality.WITHIN):
+    for verdict in HELD:
         for confirmed in measured:
-            if confirmed.passed and confirmed.quality.verdict == verdict:
+            if held(confirmed) and confirmed.quality.verdict == verdict:
                 return confirmed
     if not measured:
         raise HastenError(f"no finalist could be measured: {'; '.join(run.warnings)}")
     run.warnings.append("no finalist held on fresh cases: the safest one is shown, do not rely on it")
     return replace(measured[-1], passed=False)
+
+
+def held(confirmed: Confirmed) -> bool:
+    """Whether it is faster, and as good as the budget asks."""
+    return confirmed.passed and confirmed.quality.verdict in HELD
 
 
 def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, engines: list[Engine]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 
 # What cases are for: no two purposes share noise.
-SEARCH, CONFIRM, REFERENCE = 1, 2, 3
+SEARCH, CONFIRM, REFERENCE, MORE = 1, 2, 3, 4
 
 Progress = Callable[[str, str, float], None]
 

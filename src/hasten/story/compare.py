@@ -32,6 +32,7 @@ from hasten.measure.stats import FEWEST_ROUNDS
 from hasten.model.target import Target
 from hasten.model.workload import Case, Workload, draw
 from hasten.result import as_rows, speedup
+from hasten.stages import enough
 from hasten.subject import Subject
 from hasten.train.step import Epoch, TrainStep
 
@@ -234,23 +235,19 @@ class OneStep:
 def judge(
     asked: Asked, main: Comparison, reference: quality.Reference, conditions: Sequence[Condition]
 ) -> quality.Quality:
-    """Quality by the samples of the rounds, and by more pairs, untimed, while these are too few to tell."""
-    budget = next((c.value for c in conditions if c.figure == "quality"), quality.BUDGET)
-    views = [reference.view(torch.cat(samples)) for samples in (main.samples_a, main.samples_b)]
-    judged = quality.compare(reference, *views, budget=budget)
-    targets = [asked.a.build(), asked.b.build()]
-    wanted = min([quality.DETECTABLE, *(c.value for c in conditions if c.figure == "quality" and c.value > 0)])
-    needed = quality.pairs_needed(judged, wanted) or 0
-    for case in asked.workload(-(-needed // asked.images), asked.images, 2).cases:
-        if len(views[0]) >= needed or asked.over(PAIRS_END):
-            break
-        asked.say("quality", f"{len(views[0])} pairs of about {needed} that are needed")
-        views = [
-            quality.join([view, reference.view(target.sample(case))])
-            for view, target in zip(views, targets, strict=True)
-        ]
-        judged = quality.compare(reference, *views, budget=budget)
-    return judged
+    """Quality by the samples of the rounds, and by more pairs while these are too few to tell."""
+    limits = [condition.value for condition in conditions if condition.figure == "quality"]
+    return enough.judge(
+        reference,
+        reference.view(torch.cat(main.samples_a)),
+        reference.view(torch.cat(main.samples_b)),
+        lambda: (asked.a.build(), asked.b.build()),
+        lambda cases: asked.workload(cases, asked.images, 2),
+        budget=next(iter(limits), quality.BUDGET),
+        wanted=min([quality.DETECTABLE, *(limit for limit in limits if limit > 0)]),
+        stop=lambda: asked.over(PAIRS_END),
+        say=lambda detail: asked.say("quality", detail),
+    )
 
 
 def curve_row(size: int, comparison: Comparison) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""More pairs, untimed, until quality can be told or the time is up.
+
+How many are wanted follows from how much the distances vary, never from which way they point, so looking again does not
+make a verdict more likely than it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+
+from hasten.measure import quality
+from hasten.measure.quality import Quality, Reference, View
+from hasten.model.workload import Case, Workload
+
+
+class Sampler(Protocol):
+    """What makes samples (n, *shape) of a case."""
+
+    def sample(self, case: Case) -> torch.Tensor: ...
+
+
+def judge(
+    reference: Reference,
+    baseline: View,
+    candidate: View,
+    samplers: Callable[[], tuple[Sampler, Sampler]],
+    cases: Callable[[int], Workload],
+    *,
+    budget: float,
+    wanted: float = quality.DETECTABLE,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Quality:
+    """The quality by these pairs and by as many more as make a loss of ``wanted`` detectable, time allowing.
+
+    ``samplers()`` builds baseline and candidate, only where more pairs are needed; ``cases(n)`` are n fresh cases;
+    ``stop()`` says when the time is up.
+    """
+    judged = quality.compare(reference, baseline, candidate, budget=budget)
+    needed = quality.pairs_needed(judged, wanted) or 0
+    if len(baseline) >= needed or stop():
+        return judged
+    pair = samplers()
+    for case in _fresh(cases, needed - len(baseline)):
+        if stop() or judged.detectable is None or judged.detectable <= wanted:
+            break
+        say(f"{len(baseline)} pairs of about {needed} that are needed")
+        baseline, candidate = (
+            quality.join([view, reference.view(sampler.sample(case))])
+            for view, sampler in zip((baseline, candidate), pair, strict=True)
+        )
+        judged = quality.compare(reference, baseline, candidate, budget=budget)
+    return judged
+
+
+def _fresh(cases: Callable[[int], Workload], images: int) -> Iterator[Case]:
+    yield from cases(-(-images // cases(1).images_per_case)).cases
