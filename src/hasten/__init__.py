@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from hasten.data.loader import by_name as data
     from hasten.model.source import load
     from hasten.model.workload import draw
+    from hasten.story.compare import compare
     from hasten.story.optimize import optimize
     from hasten.technique.plan import Plan, build
 
 _WHERE = {
     "Plan": ("hasten.technique.plan", "Plan"),
     "build": ("hasten.technique.plan", "build"),
+    "compare": ("hasten.story.compare", "compare"),
     "data": ("hasten.data.loader", "by_name"),
     "draw": ("hasten.model.workload", "draw"),
     "load": ("hasten.model.source", "load"),
@@ -36,7 +38,7 @@ _WHERE = {
     "optimize": ("hasten.story.optimize", "optimize"),
     "verify": ("hasten.artifact", "verify"),
 }
-__all__ = ["Plan", "build", "data", "draw", "load", "load_artifact", "optimize", "verify"]
+__all__ = ["Plan", "build", "compare", "data", "draw", "load", "load_artifact", "optimize", "verify"]
 
 
 def __getattr__(name: str) -> Any:
