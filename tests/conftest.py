@@ -14,6 +14,12 @@ from hasten.environment import quiet
 quiet()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def history_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test, nor a process that it starts, writes to a person's own history."""
+    os.environ["HASTEN_HISTORY"] = str(tmp_path_factory.mktemp("history") / "history.jsonl")
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled UNet2DModel for digits (1, 8, 8): cosine schedule, v-prediction, random weights by seed."""

@@ -17,7 +17,7 @@ LAYERS = (
     ("commands",),
     ("story", "report"),
     ("stages",),
-    ("result", "subject"),
+    ("result", "subject", "history"),
     ("train", "artifact", "propose"),
     ("measure", "technique"),
     ("runtime",),
