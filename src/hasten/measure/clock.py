@@ -1,4 +1,4 @@
-"""Times one call.
+"""Times one call, and says what that itself costs.
 
 On CUDA the clock waits for the whole device before it starts and before it stops, and reads the host's time: what a
 person waits for.  Events would see one stream only, so an engine with a stream of its own would look free.
@@ -18,7 +18,8 @@ import torch
 from hasten.errors import HastenError
 
 T = TypeVar("T")
-SHORTEST_OVERHEADS = 100  # a sample this many times as long as the clock's own cost is off by 1 % at most
+SHORTEST = 200  # a sample this many times as long as the clock's own cost, or its tick, is off by 0.5 % at most
+TICK_SECONDS = 0.02  # how long the counter is watched for its ticks
 
 
 class TooShort(HastenError):
@@ -26,15 +27,20 @@ class TooShort(HastenError):
 
 
 class Clock:
-    """Times calls on ``device``; ``read_ns`` is the counter, in nanoseconds (tests pass their own)."""
+    """Times calls on ``device``; ``read_ns`` is the counter, in nanoseconds (tests pass their own).
+
+    ``overhead_seconds``: what timing a call that does nothing reads, the least of ``warm`` times.  ``tick_seconds``:
+    the smallest step of the counter that was seen.  ``shortest_seconds``: 200 times the larger one; shorter samples
+    are refused, because the clock could be over 0.5 % of what it reads.
+    """
 
     def __init__(
         self, device: str | torch.device = "cpu", read_ns: Callable[[], int] = time.perf_counter_ns, warm: int = 100
     ) -> None:
         self.device, self.read_ns = torch.device(device), read_ns
-        tick = time.get_clock_info("perf_counter").resolution
         self.overhead_seconds = min((self._measure(_nothing)[0] for _ in range(warm)), default=0.0)
-        self.shortest_seconds = SHORTEST_OVERHEADS * max(self.overhead_seconds, tick)
+        self.tick_seconds = _tick(read_ns, warm)
+        self.shortest_seconds = SHORTEST * max(self.overhead_seconds, self.tick_seconds)
 
     def now(self) -> float:
         """Seconds since some fixed moment: the same as ``time.perf_counter()``."""
@@ -43,12 +49,15 @@ class Clock:
     def time(self, call: Callable[[], T]) -> tuple[float, T]:
         """Seconds that ``call()`` took, until its work on the device was done, and what it returned.
 
-        Raises TooShort when that is less than ``shortest_seconds``, so when the clock's own cost could be over 1 %.
+        Raises TooShort when that is less than ``shortest_seconds``.
         """
         gc.collect()
         seconds, result = self._measure(call)
         if seconds < self.shortest_seconds:
-            needed = f"the timer needs {self.shortest_seconds * 1e6:.1f} us to be within 1 %"
+            coarse = self.tick_seconds > self.overhead_seconds
+            tick, cost = f"{self.tick_seconds * 1e6:.3g} us", f"{self.overhead_seconds * 1e6:.3g} us"
+            timer = f"the timer is too coarse (a tick is {tick}) and" if coarse else f"the timer (it costs {cost})"
+            needed = f"{timer} needs {self.shortest_seconds * 1e6:.1f} us to be within 0.5 %"
             raise TooShort(f"a sample took {seconds * 1e6:.1f} us, {needed}; put more images into a case")
         return seconds, result
 
@@ -90,3 +99,15 @@ def settled() -> Iterator[None]:
 
 def _nothing() -> None:
     pass
+
+
+def _tick(read_ns: Callable[[], int], steps: int) -> float:
+    """The smallest of ``steps`` steps of the counter, in seconds; what the system says where none is seen in time."""
+    smallest, last, end = 0, read_ns(), time.perf_counter() + TICK_SECONDS
+    while steps > 0 and time.perf_counter() < end:
+        for _ in range(1000):  # reading this counter alone, so that a step is no longer than one reading takes
+            now = read_ns()
+            if now > last:
+                smallest = min(smallest or now - last, now - last)
+                last, steps = now, steps - 1
+    return smallest * 1e-9 if smallest else time.get_clock_info("perf_counter").resolution

@@ -1,8 +1,13 @@
 """Paired, interleaved timing: whether a candidate is faster than a baseline, by how much, and how sure that is.
 
-Rounds are outermost.  In each, every plan samples the same case, so from the same noise, in an order shuffled anew; a
-machine that slows down or is disturbed thus hits all of them alike.  The figure is the median over rounds of
-candidate/baseline (:mod:`hasten.measure.stats`).  Building and warming up are timed apart and are no part of it.
+Rounds are outermost.  In each, every plan samples the same case, so from the same noise, in an order drawn anew
+(:mod:`hasten.measure.order`); a machine that slows down or is disturbed thus hits all of them alike.  The figure is the
+median over rounds of candidate/baseline (:mod:`hasten.measure.stats`); why it may be in doubt all the same, says
+:mod:`hasten.measure.doubt`.  Building and warming up are timed apart and are no part of it.
+
+**When to stop** may depend on time and on the person (``deadline``, ``stop``), never on the ratios so far: looking at
+them and going on until they please would make false verdicts as likely as one likes.  The total time of a round does
+not tell which plan was the slower one, so ending by it is safe.
 
 It takes builders and knows nothing of plans or techniques: none is graded by its own rules.
 """
@@ -18,10 +23,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from hasten.measure import device, doubt
 from hasten.measure.clock import Clock, settled
+from hasten.measure.order import orders
 from hasten.measure.stats import FEWEST_ROUNDS, Interval, Verdict, median_ratio, verdict
-
-NOISY = 0.2  # a baseline that varies by more than this must be beaten by more than it varies
 
 
 class Sampler(Protocol):
@@ -46,7 +51,8 @@ Builder = Callable[[], Sampler]
 class Observation:
     """One sample of a ``case`` (its place in the workload), or why there is none: then ``seconds`` is None.
 
-    A failure while building or warming up has round -1.
+    ``peak_bytes``: on CUDA the most that torch's allocator held for this plan, what it keeps between samples included;
+    else None.  A failure while building or warming up has round -1.
     """
 
     plan: str
@@ -65,7 +71,9 @@ class Comparison:
     ``interval`` is candidate/baseline, None when no round was whole; ``reason`` says why the verdict is UNDECIDED, else
     is empty.  ``observations`` are in the order in which they were made.  ``samples_a`` and ``samples_b`` hold, on the
     host, the first samples of each case that both answered, by case.  Seconds of building and warming up are None when
-    that failed.
+    that failed.  ``warnings`` change no verdict (:mod:`hasten.measure.doubt`).  ``clock_overhead``: the clock's own
+    cost as a share of the shorter plan's sample.  ``clock_mhz``: the processor's (the GPU's) frequency after the first
+    round and after the last one, None where the system does not tell.
     """
 
     interval: Interval | None
@@ -78,6 +86,9 @@ class Comparison:
     build_seconds_b: float | None
     warmup_seconds_a: float | None
     warmup_seconds_b: float | None
+    warnings: tuple[str, ...] = ()
+    clock_overhead: float | None = None
+    clock_mhz: tuple[float, float] | None = None
 
     def seconds_per_image(self, plan: str) -> float:
         """The median over rounds of ``plan``'s seconds per image; NaN when it has none."""
@@ -95,6 +106,7 @@ class _Runner:
     build_seconds: float | None = None
     warmup_seconds: float | None = None
     samples: dict[int, torch.Tensor] = field(default_factory=dict)
+    resident_bytes: int = 0
     failure: str | None = None
 
     def fail(self, case: int, round_: int, images: int, failure: str) -> None:
@@ -168,31 +180,31 @@ def compare_many(
     if not cases or reference not in builders:
         raise ValueError("a comparison needs a case and a reference that is among its builders")
     clock = clock or Clock("cuda" if torch.cuda.is_available() else "cpu")
-    images, rng, longest = workload.images_per_case, random.Random(seed), 0.0  # noqa: S311 (an order, no secret)
-    log: list[Observation] = []
+    images, longest, log, mhz = workload.images_per_case, 0.0, list[Observation](), list[float]()
     runners = {name: _Runner(name, log) for name in builders}
     for name, runner in runners.items():
         _prepare(runner, builders[name], cases[0], warmup, images, clock)
     with settled():
-        for round_ in range(rounds):
-            alive = [runner for runner in runners.values() if runner.failure is None]
+        for round_, order in enumerate(orders(list(builders), reference, rounds, random.Random(seed))):  # noqa: S311
+            alive = [runners[name] for name in order if runners[name].failure is None]
             late = (deadline is not None and clock.now() + longest > deadline) or (stop is not None and stop())
             if runners[reference].failure or len(alive) < 2 or late:
                 break
             begun, case = clock.now(), round_ % len(cases)
-            rng.shuffle(alive)
             for runner in alive:
                 _sample(runner, cases[case], case, round_, images, clock)
             _check_samples(runners[reference], alive, case, round_, images)
             longest = max(longest, clock.now() - begun)
+            mhz += [found for found in [device.clock_mhz(clock.device)] if found is not None]  # while it is still busy
             if on_round:
                 on_round(round_ + 1, rounds)
     others = [name for name in builders if name != reference]
-    return {name: _comparison(runners[reference], runners[name], rounds) for name in others}
+    clock_mhz = (mhz[0], mhz[-1]) if mhz else None
+    return {name: _comparison(runners[reference], runners[name], rounds, clock, clock_mhz) for name in others}
 
 
 def _prepare(runner: _Runner, builder: Builder, case: Any, warmup: int, images: int, clock: Clock) -> None:
-    begun = clock.now()
+    before, begun = device.allocated_bytes(clock.device), clock.now()
     try:
         sampler = builder()
         runner.build_seconds = clock.now() - begun
@@ -200,6 +212,7 @@ def _prepare(runner: _Runner, builder: Builder, case: Any, warmup: int, images: 
         for _ in range(warmup):
             sampler.sample(case)
         runner.warmup_seconds = clock.now() - begun
+        runner.resident_bytes = (device.allocated_bytes(clock.device) or 0) - (before or 0)
         runner.sampler = sampler
     except Exception as error:
         runner.fail(0, -1, images, _one_line(error))
@@ -208,14 +221,18 @@ def _prepare(runner: _Runner, builder: Builder, case: Any, warmup: int, images: 
 def _sample(runner: _Runner, case: Any, index: int, round_: int, images: int, clock: Clock) -> None:
     sampler = runner.sampler
     assert sampler is not None
+    device.reset_peak(clock.device)
+    before = device.allocated_bytes(clock.device)  # all plans', so what this one keeps is added to its own rise
     try:
         seconds, sample = clock.time(lambda: sampler.sample(case))
+        peak = device.peak_allocated_bytes(clock.device)
         if index not in runner.samples:
             runner.samples[index] = sample.detach().cpu()
     except Exception as error:
         runner.fail(index, round_, images, _one_line(error))
     else:
-        runner.log.append(Observation(runner.name, index, round_, seconds, images))
+        own = None if peak is None or before is None else runner.resident_bytes + peak - before
+        runner.log.append(Observation(runner.name, index, round_, seconds, images, own))
 
 
 def _check_samples(reference: _Runner, runners: list[_Runner], case: int, round_: int, images: int) -> None:
@@ -232,12 +249,13 @@ def _check_samples(reference: _Runner, runners: list[_Runner], case: int, round_
             runner.fail(case, round_, images, "made samples with NaN or infinite values")
 
 
-def _comparison(a: _Runner, b: _Runner, rounds: int) -> Comparison:
+def _comparison(a: _Runner, b: _Runner, rounds: int, clock: Clock, clock_mhz: tuple[float, float] | None) -> Comparison:
     seconds_a, seconds_b = a.seconds(), b.seconds()
     whole = sorted(seconds_a.keys() & seconds_b.keys())
-    baseline, candidate = [seconds_a[r] for r in whole], [seconds_b[r] for r in whole]
-    interval = median_ratio(baseline, candidate) if whole else None
-    reason = _why_undecided(a, b, interval, baseline, rounds)
+    sides = {a.name: [seconds_a[r] for r in whole], b.name: [seconds_b[r] for r in whole]}
+    interval = median_ratio(*sides.values()) if whole else None
+    failures = [f"{runner.name} failed: {runner.failure}" for runner in (a, b) if runner.failure]
+    reason = failures[0] if failures else doubt.reason(interval, sides, rounds)
     decision = verdict(interval) if interval and not reason else Verdict.UNDECIDED
     kept = sorted(a.samples.keys() & b.samples.keys())
     return Comparison(
@@ -251,26 +269,10 @@ def _comparison(a: _Runner, b: _Runner, rounds: int) -> Comparison:
         b.build_seconds,
         a.warmup_seconds,
         b.warmup_seconds,
+        doubt.warnings(a.name, sides[a.name], clock_mhz, clock.device.type),
+        clock.overhead_seconds / min(float(np.median(side)) for side in sides.values()) if whole else None,
+        clock_mhz,
     )
-
-
-def _why_undecided(a: _Runner, b: _Runner, interval: Interval | None, baseline: list[float], rounds: int) -> str:
-    for runner in (a, b):
-        if runner.failure:
-            return f"{runner.name} failed: {runner.failure}"
-    if interval is None or interval.n < FEWEST_ROUNDS:
-        done = interval.n if interval else 0
-        late = f", the time was up before the other {rounds - done}" if done < rounds else ""
-        return f"too few rounds: {done}, at least {FEWEST_ROUNDS} are needed{late}"
-    low, middle, high = np.quantile(baseline, [0.1, 0.5, 0.9]).tolist()
-    varied = (high - low) / middle
-    holds_one = interval.low <= 1.0 <= interval.high
-    nearest = 0.0 if holds_one else min(abs(math.log(interval.low)), abs(math.log(interval.high)))
-    if varied > NOISY and nearest < math.log1p(varied):
-        return f"noisy machine: {a.name} varied by {100 * varied:.0f} % over rounds"
-    if holds_one:
-        return f"the interval {interval.low:.3f} to {interval.high:.3f} holds 1"
-    return ""
 
 
 def _one_line(error: Exception) -> str:

@@ -7,7 +7,8 @@ the k-th largest ratio, with the largest k for which
 
 (Thompson 1936, Ann. Math. Statist. 7:122; David and Nagaraja 2003, Order Statistics, eq. 7.1.1).  This is what
 resampling rounds tends to, without the resampling: no seed, no iterations, and exact for independent rounds of whatever
-distribution.  Fewer than six rounds have no such interval; theirs is the whole range.
+distribution.  Fewer than six rounds have no such interval; theirs is the whole range.  For a baseline against itself it
+is exact for dependent rounds too, because their order is drawn (:mod:`hasten.measure.order`).
 
 Why no resampling: its quantiles fall on the few values that nine ratios can have.  Coverage in 4,000 simulated runs,
 nominal 0.95, for n = 9, 12, 15, 20, 25 (noise as in tests/numerics/test_intervals.py):
@@ -67,7 +68,7 @@ def median_ratio(baseline: ArrayLike, candidate: ArrayLike) -> Interval:
     if not (np.isfinite(a).all() and np.isfinite(b).all() and (a > 0).all() and (b > 0).all()):
         raise ValueError("seconds must be finite and over 0")
     logs = np.sort(np.log(b) - np.log(a))
-    k = _rank(len(logs))
+    k = rank(len(logs))
     middle, low, high = np.exp([np.median(logs), logs[k - 1], logs[-k]]).tolist()
     return Interval(middle, low, high, len(logs))
 
@@ -79,7 +80,7 @@ def verdict(interval: Interval) -> Verdict:
     return Verdict.FASTER if interval.high < 1.0 else Verdict.SLOWER
 
 
-def _rank(n: int) -> int:
+def rank(n: int) -> int:
     """The largest k >= 1 whose order statistics k and n + 1 - k enclose the median with 95 % confidence."""
     k, below = 1, 1  # below: of the 2^n outcomes, those in which fewer than k fall on one side
     while 2 * (below + comb(n, k)) <= (1.0 - CONFIDENCE) * 2**n:
