@@ -55,7 +55,7 @@ class Clock:
         seconds, result = self._measure(call)
         if seconds < self.shortest_seconds:
             coarse = self.tick_seconds > self.overhead_seconds
-            tick, cost = f"{self.tick_seconds * 1e6:.3g} us", f"{self.overhead_seconds * 1e6:.3g} us"
+            tick, cost = f"{self.tick_seconds * 1e6:.4g} us", f"{self.overhead_seconds * 1e6:.4g} us"
             timer = f"the timer is too coarse (a tick is {tick}) and" if coarse else f"the timer (it costs {cost})"
             needed = f"{timer} needs {self.shortest_seconds * 1e6:.1f} us to be within 0.5 %"
             raise TooShort(f"a sample took {seconds * 1e6:.1f} us, {needed}; put more images into a case")

@@ -74,6 +74,34 @@ def test_a_sample_too_short_for_the_timer_is_refused_by_name(hands, clock):
         Clock().time(lambda: None)
 
 
+@pytest.mark.parametrize("tick_ns", [1_000_000, 20_000])
+def test_a_timer_too_coarse_for_the_sample_is_named(tick_ns):
+    """A counter that only moves every millisecond, and is read in 50 ns."""
+    passed = [0]
+
+    def read():
+        passed[0] += 50
+        return passed[0] // tick_ns * tick_ns
+
+    def call(seconds):
+        passed[0] += round(seconds * 1e9)
+
+    clock = Clock(read_ns=read)
+    assert clock.overhead_seconds == 0.0  # it sees nothing of its own cost
+    assert clock.tick_seconds == pytest.approx(tick_ns * 1e-9)
+    shortest = 200 * tick_ns * 1e-9
+    with pytest.raises(TooShort, match=rf"the timer is too coarse \(a tick is {tick_ns // 1000} us\) and needs "):
+        clock.time(lambda: call(0.9 * shortest))
+    for start in range(0, tick_ns, tick_ns // 7):  # wherever between two ticks a sample begins
+        passed[0] = start
+        assert clock.time(lambda: call(1.1 * shortest))[0] == pytest.approx(1.1 * shortest, rel=0.005)
+
+
+def test_a_tick_is_no_longer_than_reading_the_counter_takes():
+    clock = Clock()
+    assert 0 < clock.tick_seconds <= clock.overhead_seconds
+
+
 def test_garbage_is_collected_before_and_never_within_the_timed_region(clock, hands):
     seen, phases = [], []
     gc.callbacks.append(lambda phase, info: phases.append(phase))

@@ -221,6 +221,19 @@ def test_a_sample_too_short_to_time_is_a_failure_with_its_reason(machine):
     assert "candidate failed: TooShort: a sample took 0.0 us, the timer" in found.reason
 
 
+def test_the_clocks_own_share_of_the_shorter_sample_is_told(machine):
+    machine.clock.overhead_seconds = 1e-3
+    found = compare(machine.builder("a", 2.0), machine.builder("b", 0.5), Load(), clock=machine.clock)
+    assert found.clock_overhead == pytest.approx(0.002)
+    assert found.warnings == ()
+
+
+def test_a_coarse_timer_is_named_through_a_comparison(machine):
+    machine.clock.tick_seconds, machine.clock.shortest_seconds = 0.01, 2.0
+    found = compare(machine.builder("a", 3.0), machine.builder("b", 1.0), Load(), clock=machine.clock)
+    assert found.reason.startswith("candidate failed: TooShort: a sample took 1000000.0 us, the timer is too coarse")
+
+
 def test_ctrl_c_is_not_swallowed(machine):
     def interrupt(*_):
         raise KeyboardInterrupt
