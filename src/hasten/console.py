@@ -130,7 +130,9 @@ def comparison(result: dict[str, Any]) -> str:
         for n, answer in enumerate(result["gate"])
     ]
     lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]
-    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=" " * 12, drop_whitespace=False) for line in lines)
+    return "\n".join(
+        line if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines
+    )
 
 
 def speed_line(speedup: dict[str, Any]) -> str:
@@ -159,6 +161,12 @@ def peaks_line(peaks: dict[str, Any]) -> str:
     """Measured peaks of the machine for people."""
     named = {
         "float32_flops_per_second": ("GFLOP/s in float32", 1e9),
+        "bf16_flops_per_second": ("in bf16", 1e9),
+        "int8_flops_per_second": ("in int8", 1e9),
         "copy_bytes_per_second": ("GB/s copied", 1e9),
     }
-    return ", ".join(f"{peaks[key] / unit:.0f} {words}" for key, (words, unit) in named.items() if key in peaks)
+    found = {key: peaks[key] for key in named if key in peaks}
+    return ", ".join(
+        f"none {named[key][0]}" if value is None else f"{value / named[key][1]:.0f} {named[key][0]}"
+        for key, value in found.items()
+    )

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,17 +56,24 @@ def as_rows(observations: Sequence[Observation]) -> list[dict[str, Any]]:
 
 
 def peak_memory(source: Source, artifact: Path, images: int, warnings: list[str]) -> dict[str, int | None]:
-    """Peak resident bytes of sampling ``images`` images, baseline and artifact each in a process of its own."""
+    """Peak resident bytes of sampling ``images`` images, baseline and artifact at once, each in its own process."""
     if source.folder is None:
         warnings.append("peak memory was not measured: a module of your own can't be built in another process")
         return {"baseline": None, "candidate": None}
-    peaks: dict[str, int | None] = {}
-    for name, what in (("baseline", source.folder), ("candidate", artifact)):
+
+    def measure(what: Path) -> int | HastenError:
         try:
-            peaks[name] = peak_bytes([sys.executable, "-m", "hasten", "sample", str(what), "-n", str(images)], 300.0)
+            return peak_bytes([sys.executable, "-m", "hasten", "sample", str(what), "-n", str(images)], 300.0)
         except HastenError as error:
-            warnings.append(f"peak memory of the {name} was not measured: {error}")
-            peaks[name] = None
+            return error
+
+    peaks: dict[str, int | None] = {}
+    with ThreadPoolExecutor() as pool:
+        found = zip(("baseline", "candidate"), pool.map(measure, (source.folder, artifact)), strict=True)
+        for name, answer in found:
+            if isinstance(answer, HastenError):
+                warnings.append(f"peak memory of the {name} was not measured: {answer}")
+            peaks[name] = None if isinstance(answer, HastenError) else answer
     return peaks
 
 

@@ -16,6 +16,7 @@ from hasten.model.workload import Workload
 from hasten.propose import Proposal, Refusal
 from hasten.runtime import openvino
 from hasten.stages.run import SEARCH, Run
+from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
 
@@ -23,7 +24,7 @@ ENGINES_END = 0.22  # the share of the time by whose end no further round begins
 KEPT_ENGINES = 2
 # Drift of an engine on two-evaluation samples: hardly visible, and far below anything that is measured.
 CLOSE_DB, FAITHFUL_DB = 45.0, 60.0
-CONVERGED_SAMPLER = Sampler("unipc", 100, "logsnr")
+CONVERGED = Sampler("unipc", 60, "logsnr")  # its samples are over 50 dB from those of 100 steps (LOG.md)
 STEP_PROBE = Sampler("ddim", 2, "uniform")
 
 
@@ -107,11 +108,11 @@ def keep(engines: list[Engine]) -> list[Engine]:
     return list(dict.fromkeys([*ranked[:KEPT_ENGINES], *close[:1]]))
 
 
-def converged_target(run: Run, engines: list[Engine]) -> Target:
-    """The source with a converged sampler, on the fastest engine whose rounding is far below what is measured."""
+def faithful(run: Run, engines: list[Engine], *techniques: Technique) -> Target:
+    """The source on the fastest engine whose rounding is far below what is measured, where nothing is timed."""
     faithful = [e for e in engines if e.ratio is not None and (e.drift_db is None or e.drift_db >= FAITHFUL_DB)]
     fastest = min(faithful, key=lambda e: e.ratio or 0.0)
-    return run.build(fastest.plan.plus(CONVERGED_SAMPLER))
+    return run.build(fastest.plan.plus(*techniques))
 
 
 def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> list[Refusal]:

@@ -16,7 +16,7 @@ from hasten.measure.quality import Quality, Reference
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict
 from hasten.model.target import Target
 from hasten.stages import enough
-from hasten.stages.engines import Engine, converged_target
+from hasten.stages.engines import CONVERGED, Engine, faithful
 from hasten.stages.run import CONFIRM, MORE, Run
 from hasten.technique.plan import Plan
 
@@ -36,7 +36,7 @@ class Confirmed:
     passed: bool
 
 
-def confirm(run: Run, finalists: list[Plan], reference: Reference) -> Confirmed:
+def confirm(run: Run, finalists: list[Plan], reference: Reference, engines: list[Engine]) -> Confirmed:
     """All finalists against the baseline in the same rounds on fresh cases; the order among them was fixed before.
 
     The winner is the first one without a measurable loss, else the first one within budget, else the last and safest
@@ -61,7 +61,7 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference) -> Confirmed:
     measured: list[Confirmed] = []
 
     def builds(plan: Plan) -> Callable[[], tuple[Target, Target]]:
-        return lambda: (run.build(Plan()), run.build(plan))
+        return lambda: (faithful(run, engines), run.build(plan))
 
     for plan, comparison in zip(finalists, comparisons.values(), strict=True):
         if not comparison.samples_a:
@@ -97,7 +97,7 @@ def held(confirmed: Confirmed) -> bool:
 
 def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, engines: list[Engine]) -> dict[str, float]:
     """How far baseline and winner are, in dB, from the model's own converged samples of the first fresh case."""
-    goal = converged_target(run, engines).sample(run.workload(CONFIRM, 1).cases[0])
+    goal = faithful(run, engines, CONVERGED).sample(run.workload(CONFIRM, 1).cases[0])
     comparison = confirmed.comparison
     return {
         "baseline": quality.drift_db(goal, comparison.samples_a[0], reference.span),
