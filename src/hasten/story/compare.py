@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from hasten import gate, subject
+from hasten import gate, history, subject
 from hasten.data.array import Data
 from hasten.environment import environment
 from hasten.errors import BadInput, HastenError
@@ -130,6 +130,8 @@ def compare(
         quality=None if judged is None else judged.losses,
         drift=None if judged is None else judged.drift_db,
     )
+    env = environment()
+    warnings += remember(asked, main, judged, peaks, env)
     return {
         "kind": kind,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -145,8 +147,29 @@ def compare(
         "gate": [asdict(condition.judge(figures)) for condition in conditions],
         "warnings": warnings,
         "observations": as_rows(main.observations),
-        "environment": environment(),
+        "environment": env,
     }
+
+
+def remember(
+    asked: Asked,
+    main: Comparison,
+    judged: quality.Quality | None,
+    peaks: list[int | None],
+    env: dict[str, Any],
+) -> list[str]:
+    """Add the comparison to the history; the warning of one that can't be written to."""
+    figures = history.of_pair(main, judged, peaks)
+    if asked.kind == "epoch":  # the images of a case are a batch there, not the epoch
+        figures = {name: figure for name, figure in figures.items() if not name.startswith("seconds_per_image")}
+    sides = {
+        name: history.Side(named.source.name, named.source.weight_hash, named.plan.hash, named.plan.label)
+        for name, named in (("a", asked.a), ("b", asked.b))
+    }
+    settings = {"kind": asked.kind, "images": asked.images, "data": None if asked.data is None else asked.data.name}
+    subject = f"{asked.a.text} against {asked.b.text}"
+    warning = history.record("compare", subject, figures, sides=sides, settings=settings, env=env)
+    return [] if warning is None else [warning]
 
 
 def check_alike(a: Subject, b: Subject, kind: str, data: Data | None) -> None:

@@ -85,7 +85,8 @@ def _optimize(run: Run, command: str, features: Features | None) -> dict[str, An
     run.say("search", "reference features and the baseline's samples")
     reference = read_reference(run, target, tried, features)
     searched = run.workload(SEARCH, SEARCH_CASES)
-    baseline = reference.view(torch.cat([target.sample(case) for case in searched.cases]))
+    same = engines.faithful(run, tried)
+    baseline = reference.view(torch.cat([same.sample(case) for case in searched.cases]))
     space, first = propose.space(target.facts, kept)
     found = search(
         space,
@@ -97,7 +98,7 @@ def _optimize(run: Run, command: str, features: Features | None) -> dict[str, An
         run.seed,
     )
     finalists = trials.choose(found, named, run.budget)
-    confirmed = finals.confirm(run, finalists, reference)
+    confirmed = finals.confirm(run, finalists, reference, tried)
     converged = finals.drift_to_converged(run, confirmed, reference, tried)
     attribution, noise_floor, log = finals.attribute(run, confirmed.plan)
     refusals += engines.refuse_slower(confirmed.plan, tried, refusals)
@@ -162,7 +163,7 @@ def read_reference(run: Run, target: Target, tried: list[Engine], features: Feat
         kept_apart = run.data.part(held_out=True)[0]
         train = run.data.part(held_out=False)[0]
         return quality.reference(target, train, origin=run.data.name, real=kept_apart, features=features)
-    converged = engines.converged_target(run, tried)
+    converged = engines.faithful(run, tried, engines.CONVERGED)
     cases = run.workload(REFERENCE, -(-REFERENCE_IMAGES // run.images_per_case)).cases
     run.warnings.append("no data was given: distances are to the model's own converged samples")
     made = torch.cat([converged.sample(case) for case in cases])
