@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 from hasten import __version__
 from hasten.environment import environment, fingerprint
-from hasten.measure.stats import median_ratio
+from hasten.errors import BadInput, did_you_mean
+from hasten.measure.stats import FEWEST_ROUNDS, median_ratio
 
 if TYPE_CHECKING:
     from hasten.measure.pair import Comparison
@@ -156,10 +158,10 @@ def of_pair(comparison: Comparison, quality: Quality | None, peaks: Sequence[int
     """The figures of baseline (a) against candidate (b); ``peaks``: the peak bytes of both."""
     figures: dict[str, Figure] = {}
     if comparison.interval is not None:
-        found = comparison.interval.inverse()
-        figures["speedup"] = Figure(
-            found.ratio, found.low, found.high, found.n, "x", paired=True, verdict=str(comparison.verdict)
-        )
+        found, verdict = comparison.interval.inverse(), str(comparison.verdict)
+        told = found.n >= FEWEST_ROUNDS and found.low <= 1.0 <= found.high  # UNDECIDED, but its interval holds
+        doubt = "" if told else comparison.reason
+        figures["speedup"] = Figure(found.ratio, found.low, found.high, found.n, "x", True, verdict, doubt)
     names = sorted({o.plan for o in comparison.observations}, key=lambda name: name != "baseline")
     for side, name in zip("ab", names, strict=False):
         each = [o.seconds / o.images for o in comparison.observations if o.plan == name and o.seconds is not None]
@@ -168,7 +170,7 @@ def of_pair(comparison: Comparison, quality: Quality | None, peaks: Sequence[int
     if quality is not None:
         if quality.loss is not None:
             figures["quality_loss"] = Figure(
-                quality.loss, quality.loss_low, quality.loss_high, quality.pairs, paired=True, verdict=quality.verdict
+                quality.loss, quality.loss_low, quality.loss_high, quality.pairs, "share", True, quality.verdict
             )
         figures["drift_db"] = Figure(quality.drift_db, n=quality.pairs, unit="dB")
     for side, peak in zip("ab", peaks, strict=True):
@@ -181,3 +183,105 @@ def of_seconds(seconds: Sequence[float], unit: str = "s") -> Figure:
     """The median of absolute times (n,) with its 95 % interval over rounds; of this run alone, so not paired."""
     found = median_ratio([1.0] * len(seconds), seconds)
     return Figure(found.ratio, found.low, found.high, found.n, unit)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's figure in its series, and how it differs from those before: "up", "down" or ""."""
+
+    created: str
+    commit: str | None
+    figure: Figure
+    change: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs that may be held against each other, oldest first."""
+
+    kind: str
+    subject: str
+    fingerprint: str
+    machine: Mapping[str, Any]
+    sides: Mapping[str, Side]
+    settings: Mapping[str, Any]
+    figure: str
+    runs: Sequence[Run]
+
+
+def read(path: Path) -> tuple[list[Entry], int]:
+    """The runs in the history file ``path``, oldest first, and how many of its lines could not be read.
+
+    Raises BadInput when there is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise BadInput(f"history {path}: {error.strerror}; run something first, or name another --file") from error
+    found = [_entry(line) for line in text.split("\n") if line.strip()]
+    entries = [entry for entry in found if entry is not None]
+    return sorted(entries, key=lambda entry: entry.created), len(found) - len(entries)
+
+
+def select(entries: Sequence[Entry], kind: str | None, subject: str | None) -> list[Entry]:
+    """The runs of that kind and subject, None for any.  Raises BadInput that says which there are."""
+    for name, wanted in (("kind", kind), ("subject", subject)):
+        known = sorted({str(getattr(entry, name)) for entry in entries})
+        if wanted is not None and wanted not in known:
+            raise BadInput(f"--{name} {wanted!r} is not in the history{did_you_mean(wanted, known)}")
+    return [e for e in entries if kind in (None, e.kind) and subject in (None, e.subject)]
+
+
+def series(entries: Sequence[Entry], figure: str) -> list[Series]:
+    """The runs that have ``figure``, by what may be compared; the series of the newest run comes last.
+
+    Raises BadInput when no run has it.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if figure in entry.figures:
+            groups.setdefault(entry.series, []).append(entry)
+    if not groups:
+        known = sorted({name for entry in entries for name in entry.figures})
+        raise BadInput(f"--figure {figure!r}: no run has it{did_you_mean(figure, known)}")
+    found = []
+    for group in sorted(groups.values(), key=lambda group: group[-1].created):
+        last, changes = group[-1], changed([entry.figures[figure] for entry in group])
+        runs = [
+            Run(entry.created, entry.commit, entry.figures[figure], change)
+            for entry, change in zip(group, changes, strict=True)
+        ]
+        found.append(
+            Series(last.kind, last.subject, last.fingerprint, last.machine, last.sides, last.settings, figure, runs)
+        )
+    return found
+
+
+def changed(figures: Sequence[Figure]) -> list[str]:
+    """For each run "up" or "down" where its interval is apart from those of all runs since the last change, else ""."""
+    level: list[tuple[float, float]] = []
+    found = []
+    for figure in figures:
+        change = ""
+        if figure.paired and not figure.doubt and figure.low is not None and figure.high is not None:
+            if level and figure.low > max(high for _, high in level):
+                change = "up"
+            elif level and figure.high < min(low for low, _ in level):
+                change = "down"
+            level = [*([] if change else level), (figure.low, figure.high)]
+        found.append(change)
+    return found
+
+
+def _entry(line: str) -> Entry | None:
+    """The run that a line holds, None when it holds none."""
+    try:
+        made = json.loads(line)
+        made["sides"] = {name: Side(**side) for name, side in made["sides"].items()}
+        made["figures"] = {name: Figure(**figure) for name, figure in made["figures"].items()}
+        entry = Entry(**made)
+        numbers = [n for f in entry.figures.values() for n in (f.value, f.low, f.high) if n is not None]
+        whole = entry.version == VERSION and all(isinstance(n, float | int) and math.isfinite(n) for n in numbers)
+        return entry if whole and datetime.fromisoformat(entry.created) and entry.series else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
