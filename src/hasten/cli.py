@@ -226,6 +226,36 @@ def apply(plan: Path, source: Path, out: Path, guidance: float) -> None:
 
 
 @cli.command()
+@click.option("--figure", default="speedup", show_default=True, help="What to show: speedup, quality_loss, ...")
+@click.option("--kind", help="Runs of one command only: optimize, compare, profile, bench.")
+@click.option("--subject", help="Runs of one subject only.")
+@click.option("--last", default=20, show_default=True, type=click.IntRange(1), help="The newest runs of each series.")
+@click.option("--file", type=click.Path(path_type=Path), help="Another history than HASTEN_HISTORY or the usual one.")
+@JSON
+def history(figure: str, kind: str | None, subject: str | None, last: int, file: Path | None, as_json: bool) -> None:
+    """Show a figure over past runs, and where it changed.
+
+    Every run adds a line to the history.  Only runs of the same things on the same machine are held against each other,
+    and only by figures that were measured in pairs.
+    """
+    from dataclasses import asdict
+
+    from hasten import history as runs
+    from hasten.report import history_text
+
+    path = file or runs.place()
+    if path is None:
+        raise BadInput("HASTEN_HISTORY is off; name a history with --file")
+    entries, unreadable = runs.read(path)
+    found = runs.series(runs.select(entries, kind, subject), figure)
+    if as_json:
+        shown = [asdict(one) | {"runs": [asdict(run) for run in one.runs[-last:]]} for one in found]
+        click.echo(json.dumps({"file": str(path), "unreadable": unreadable, "series": shown}))
+    else:
+        click.echo(history_text.table(found, last, unreadable))
+
+
+@cli.command()
 @JSON
 def env(as_json: bool) -> None:
     """Show what timings here depend on, and this machine's measured peaks."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten import artifact, guard, propose, result
+from hasten import artifact, guard, history, propose, result
 from hasten.data.array import Data
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput
@@ -29,6 +29,7 @@ from hasten.stages.engines import Engine
 from hasten.stages.finals import Confirmed
 from hasten.stages.run import REFERENCE, SEARCH, Progress, Run
 from hasten.technique import plan as plans
+from hasten.technique.plan import Plan
 
 SEARCH_END = 0.42  # the share of the time by whose end no further trial begins
 SEARCH_CASES, REFERENCE_IMAGES = 4, 256
@@ -109,7 +110,8 @@ def _optimize(run: Run, command: str, features: Features | None) -> dict[str, An
     folder = artifact.save(run.out / "artifact", source, confirmed.plan, result.as_rows(observations))
     plans.write(confirmed.plan, run.out / "plan.toml")
     write_samples(run.out / "samples.npz", confirmed)
-    return result.write(
+    run.warnings += confirmed.comparison.warnings
+    made = result.write(
         run.out / "result.json",
         command=command,
         seed=run.seed,
@@ -135,6 +137,32 @@ def _optimize(run: Run, command: str, features: Features | None) -> dict[str, An
         interrupted=run.stopped(),
         warnings=run.warnings,
     )
+    record(run, confirmed, made)
+    return made
+
+
+def record(run: Run, confirmed: Confirmed, made: dict[str, Any]) -> None:
+    """Add the run to the person's history; a history that can't be written to is a warning, no failure."""
+    source = run.source
+    unwritten = history.record(
+        "optimize",
+        source.name,
+        history.of_pair(
+            confirmed.comparison, confirmed.quality, [made[side]["peak_bytes"] for side in ("baseline", "candidate")]
+        ),
+        sides={
+            side: history.Side(source.name, source.weight_hash, plan.hash, plan.label)
+            for side, plan in (("a", Plan()), ("b", confirmed.plan))
+        },
+        settings={
+            "images_per_case": run.images_per_case,
+            "data": None if run.data is None else run.data.name,
+            "features": confirmed.quality.features,
+            "guidance": source.guidance,
+        },
+        env=made["environment"],
+    )
+    made["warnings"] += [unwritten] if unwritten else []
 
 
 def check_same(run: Run, resume: bool) -> None:
