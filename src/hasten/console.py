@@ -129,6 +129,9 @@ def comparison(result: dict[str, Any]) -> str:
         f"{'gate' if n == 0 else '':<12}{answer['condition']} {answer['verdict']} ({answer['reason']})"
         for n, answer in enumerate(result["gate"])
     ]
+    overhead = result["clock"]["overhead_share"]
+    if overhead is not None:
+        lines.append(f"{'clock':<12}its own cost is {overhead:.2g} of the shorter sample")
     lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]
     return "\n".join(
         line if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines

@@ -130,6 +130,7 @@ def write(
         "candidate": side(plan, per_image["candidate"], peaks["candidate"], None),
         "passed": passed,
         "speedup": speedup(comparison) | {"noise_floor": speedup(noise_floor)},
+        "clock": {"overhead_share": comparison.clock_overhead, "mhz": comparison.clock_mhz},
         "break_even": {
             "preparation_seconds": preparation_seconds,
             "images": math.ceil(preparation_seconds / saved) if saved > 0 else None,

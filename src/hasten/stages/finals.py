@@ -58,6 +58,7 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference, engines: list
         return rounds_done >= FEWEST_ROUNDS and run.over(CONFIRM_END)()
 
     comparisons = pair.compare_many(builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round)
+    run.warnings += next(iter(comparisons.values())).warnings
     measured: list[Confirmed] = []
 
     def builds(plan: Plan) -> Callable[[], tuple[Target, Target]]:

@@ -120,8 +120,8 @@ def compare(
     ]
     judged = None if reference is None else judge(asked, main, reference, conditions)
     asked.say("memory", "each in a process of its own")
-    warnings: list[str] = []
-    peaks = [peak(asked, side, warnings) for side in (first, second)]
+    warnings = list(main.warnings)
+    peaks = [peak(asked, named, main, name, warnings) for named, name in ((first, "baseline"), (second, "candidate"))]
     found = speedup(main)
     few = found["rounds"] < FEWEST_ROUNDS
     figures = gate.Figures(
@@ -145,6 +145,7 @@ def compare(
         "quality": None if judged is None else judged.to_json(),
         "data": None if data is None else data.name,
         "gate": [asdict(condition.judge(figures)) for condition in conditions],
+        "clock": {"overhead_share": main.clock_overhead, "mhz": main.clock_mhz},
         "warnings": warnings,
         "observations": as_rows(main.observations),
         "environment": env,
@@ -313,8 +314,11 @@ def side(
 ONCE = "import sys; from hasten.story.compare import once; once(*sys.argv[1:])"
 
 
-def peak(asked: Asked, named: Subject, warnings: list[str]) -> int | None:
-    """Peak resident bytes of doing it once, in a process of its own."""
+def peak(asked: Asked, named: Subject, main: Comparison, name: str, warnings: list[str]) -> int | None:
+    """Peak bytes: of the accelerator's allocator where there is one, else resident, once in a process of its own."""
+    allocated = [o.peak_bytes for o in main.observations if o.plan == name and o.peak_bytes is not None]
+    if allocated:
+        return max(allocated)
     data = "" if asked.data is None else asked.data.name
     words = [named.text, asked.kind, str(asked.images), data, named.source.device]
     try:
