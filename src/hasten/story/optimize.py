@@ -110,7 +110,6 @@ def _optimize(run: Run, command: str, features: Features | None) -> dict[str, An
     folder = artifact.save(run.out / "artifact", source, confirmed.plan, result.as_rows(observations))
     plans.write(confirmed.plan, run.out / "plan.toml")
     write_samples(run.out / "samples.npz", confirmed)
-    run.warnings += confirmed.comparison.warnings
     made = result.write(
         run.out / "result.json",
         command=command,
