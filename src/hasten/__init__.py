@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hasten.model.workload import draw
     from hasten.story.compare import compare
     from hasten.story.optimize import optimize
+    from hasten.story.profile import profile
     from hasten.technique.plan import Plan, build
 
 _WHERE = {
@@ -36,9 +37,10 @@ _WHERE = {
     "load": ("hasten.model.source", "load"),
     "load_artifact": ("hasten.artifact", "load"),
     "optimize": ("hasten.story.optimize", "optimize"),
+    "profile": ("hasten.story.profile", "profile"),
     "verify": ("hasten.artifact", "verify"),
 }
-__all__ = ["Plan", "build", "compare", "data", "draw", "load", "load_artifact", "optimize", "verify"]
+__all__ = ["Plan", "build", "compare", "data", "draw", "load", "load_artifact", "optimize", "profile", "verify"]
 
 
 def __getattr__(name: str) -> Any:

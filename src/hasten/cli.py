@@ -166,6 +166,51 @@ def compare(
 
 
 @cli.command()
+@click.argument("source")
+@click.option(
+    "--what",
+    default="all",
+    show_default=True,
+    type=click.Choice(["python", "ops", "memory", "steps", "all"]),
+    help="Python by function and line; the network by module and operator; memory; the sampling loop.",
+)
+@click.option("--data", help="What to train on: emoji, digits or a folder of images.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images at once.")
+@click.option("--train", is_flag=True, help="Profile a training step, not a sample.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for profile.html, profile.json and trace.json.")
+@DEVICE
+@SEED
+@JSON
+def profile(
+    source: str,
+    what: str,
+    data: str | None,
+    batch: int,
+    train: bool,
+    out: Path | None,
+    device: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Where the time and the memory of SOURCE go, and how near that is to what this machine can do.
+
+    SOURCE is a model folder, an artifact, or a folder with a plan: FOLDER+PLAN.toml.
+    """
+    if train and data is None:
+        raise BadInput("--train needs something to train on; say what with --data")
+    if out is not None and (out / "profile.json").exists():
+        raise BadInput(f"{out} holds a profile; choose another --out")
+    from hasten import commands
+    from hasten.report import profile_text
+
+    words = [f" --data {data}" if data else "", " --train" if train else "", f" --out {out}" if out else ""]
+    command = f"hasten profile {source} --what {what} --batch {batch}{''.join(words)}"
+    with console.progress() as progress:
+        result = commands.profile(command, source, what, data, batch, train, device, out, seed, progress)
+    click.echo(json.dumps(result) if as_json else profile_text.summary(result, out))
+
+
+@cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-n", "--count", default=64, show_default=True, type=click.IntRange(1, 100_000), help="How many samples.")
 @click.option("--out", type=click.Path(path_type=Path), help="A PNG grid, or an .npy file for any shape.")

@@ -20,10 +20,11 @@ from hasten.model import source as sources
 from hasten.model.grid import write_grid
 from hasten.model.source import Source
 from hasten.model.workload import Case, draw
-from hasten.report import page
+from hasten.report import page, profile_page
 from hasten.stages.run import Progress
 from hasten.story import compare as comparing
 from hasten.story import optimize as story
+from hasten.story import profile as profiling
 
 
 def optimize(
@@ -95,6 +96,37 @@ def compare(
     )
     if out is not None:
         write_text(out, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def profile(
+    command: str,
+    source: str,
+    what: str,
+    data: str | None,
+    batch: int,
+    train: bool,
+    device: str,
+    out: Path | None,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Load the data, profile, write the page."""
+    found = None if data is None else data_for(subject.read(source, device=device).source, data)
+    result = profiling.profile(
+        source,
+        what=what,
+        data=found,
+        images=batch,
+        train=train,
+        device=device,
+        out=out,
+        seed=seed,
+        command=command,
+        progress=progress,
+    )
+    if out is not None:
+        profile_page.write(out)
     return result
 
 

@@ -1,13 +1,13 @@
-"""Where a network's time goes, by kind of module, and a sample's, by evaluation.
+"""Where a network's time goes: by module, as a tree with inclusive and exclusive seconds, and by kind of module.
 
-Hooks on the leaf modules, and on attention modules, cut an evaluation into stretches; each stretch is charged to the
-innermost hooked module, so what an attention module does itself (scores, softmax, weighted sum) is the row "attention"
-and its projections are Linear.  What no hooked module accounts for (additions, concatenations, upsampling, Python) is
-the row "other (outside leaf modules)": the time of evaluations without hooks, less the other rows.
+Hooks on all modules cut an evaluation into stretches, each charged to the innermost module that is running; what a
+module does itself (an attention's scores and weighted sum, a block's additions) is its own exclusive time.  What the
+hooks cost lies between two marks of one hook and is charged to nobody, but a module with hooks is called by a slower
+path; so whole evaluations without hooks are measured in turn with those that have them, and what the stretches leave
+of that whole is reported as ``residual_seconds``, not hidden in a row.
 
-FLOPs (a multiplication and an addition are two) and bytes are counted at the level of aten operators in two more
-evaluations, so they are exact for what PyTorch ran: FLOPs of matrix products, convolutions and attention, as
-``torch.utils.flop_counter`` has them; bytes of each operator's inputs, weights and outputs, views being free.
+Rows by kind add up leaves and attention modules; all else, and what runs outside of the network, is "other".
+FLOPs and bytes are counted in one more evaluation (:mod:`hasten.measure.work`).
 """
 
 from __future__ import annotations
@@ -16,28 +16,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from hasten.errors import HastenError
+from hasten.measure import work
 from hasten.measure.clock import Clock, settled
-from hasten.measure.roofline import Peaks, bound_seconds
+from hasten.measure.roofline import Peaks
+from hasten.measure.work import Work
 
 OTHER = "other (outside leaf modules)"
-
-
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-
-# PyTorch itself counts attention's FLOPs in CUDA's kernels only.
-_ATTENTION_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+OUTSIDE = "outside the network"
+Path = tuple[str, ...]  # names of the modules that are open, outermost first; () is outside the network
 
 
 @dataclass(frozen=True)
@@ -57,20 +49,39 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Steps:
-    """One sample: ``seconds`` in all, of each network evaluation in turn, and outside of the network."""
+class ModuleRow:
+    """One module where it was called, per network evaluation.
 
-    seconds: float
-    network_seconds: tuple[float, ...]
-    outside_seconds: float
+    ``name`` as in ``named_modules``, or "outside the network" (``depth`` 0: the call less the network; the network
+    itself has depth 1).  FLOPs, bytes and ``bound_seconds`` are inclusive: those of the module and all that it calls,
+    the bound being the sum of theirs.
+    """
+
+    name: str
+    kind: str
+    depth: int
+    calls: float
+    inclusive_seconds: float
+    exclusive_seconds: float
+    flops: float
+    bytes: float
+    bound_seconds: float | None
 
 
-class Steppable(Protocol):
-    """A sampler that asks its ``network``, whatever engine that is (:class:`hasten.model.target.Target`)."""
+@dataclass(frozen=True)
+class Modules:
+    """One network evaluation, taken apart.
 
-    network: Any
+    ``rows``: the tree, parents before their children, in the order of calls; ``kinds``: the costliest first.
+    ``whole_seconds``: without hooks.  ``residual_seconds``: that whole less all exclusive seconds (negative when the
+    hooks slowed the modules down).  ``overhead``: with hooks / without.
+    """
 
-    def sample(self, case: Any) -> torch.Tensor: ...
+    rows: tuple[ModuleRow, ...]
+    kinds: tuple[Row, ...]
+    whole_seconds: float
+    residual_seconds: float
+    overhead: float
 
 
 def profile(
@@ -80,155 +91,58 @@ def profile(
     peaks: Peaks | None = None,
     clock: Clock | None = None,
 ) -> tuple[Row, ...]:
-    """Rows by kind of module, the costliest first; their seconds add up to those of an evaluation without hooks.
+    """Rows by kind of module; see :func:`modules`."""
+    return modules(network_call, module, repeats, peaks, clock).kinds
 
-    ``network_call()`` runs ``module`` eagerly, once or several times; seconds are medians over ``repeats`` calls, and
-    one call before them warms up.  Raises HastenError when the call never reaches the module.
+
+def modules(
+    network_call: Callable[[], object],
+    module: torch.nn.Module,
+    repeats: int = 5,
+    peaks: Peaks | None = None,
+    clock: Clock | None = None,
+) -> Modules:
+    """Where the seconds of a network evaluation go.
+
+    ``network_call()`` runs ``module`` eagerly, once or several times; one call before warms up.  Seconds are means over
+    the middle half of ``repeats`` calls, ranked by their whole: unlike medians row by row, these add up.  Raises
+    HastenError when the call never reaches the module.
     """
-    clock = clock or Clock(_device(module))
+    clock = clock or Clock(device_of(module))
     network_call()
-    wholes, taken = [], []
+    wholes, hooked, taken = [], [], []
     with settled():
         for _ in range(repeats):
             wholes.append(clock.time(network_call)[0])
-            spans = _Spans(module, _mark(clock))
+            spans = _Spans(module, mark_of(clock))
             with spans.hooked():
-                clock.time(network_call)
-            taken.append(spans.total(_elapsed))
+                hooked.append(clock.time(network_call)[0])
+            taken.append(spans.total(elapsed, 0.0))
     if not spans.evaluations:
         raise HastenError("the call to profile never reached the module: is it compiled, or is it another one?")
-    work = _work(network_call, module)
-    seconds = {kind: float(np.median([one[kind] for one in taken])) for kind in spans.calls}
-    whole = float(np.median(wholes))
-    seconds[OTHER] = max(whole - sum(seconds.values()), 0.0)
-    rows = []
-    for kind, exclusive in seconds.items():
-        flops, moved = (work[kind] / spans.evaluations).tolist()
-        rows.append(
-            Row(
-                kind,
-                spans.calls[kind] / spans.evaluations,
-                exclusive / spans.evaluations,
-                exclusive / whole,
-                flops,
-                moved,
-                bound_seconds(flops, moved, peaks) if peaks else None,
-            )
-        )
-    return tuple(sorted(rows, key=lambda row: -row.seconds))
+    each = 1.0 / spans.evaluations
+    middle = _middle(hooked)
+    seconds = {path: each * float(np.mean([taken[i][path] for i in middle])) for path in taken[-1]}
+    whole = each * float(np.mean([wholes[i] for i in _middle(wholes)]))
+    counted = {path: found.times(each) for path, found in _work(network_call, module).items()}
+    return Modules(
+        _rows(seconds, counted, spans, each, peaks),
+        _kinds(seconds, counted, spans, each, peaks, whole),
+        whole,
+        whole - sum(seconds.values()),
+        float(np.median(np.divide(hooked, wholes))),
+    )
 
 
-def profile_steps(target: Steppable, case: Any, clock: Clock | None = None) -> Steps:
-    """Seconds within the network, evaluation by evaluation, and outside it, while ``target`` makes one sample.
-
-    One sample before warms up.  The target is left as it was.
-    """
-    clock = clock or Clock("cuda" if torch.cuda.is_available() else "cpu")
-    mark, marks, network = _mark(clock), [], target.network
-
-    def marked(*inputs: Any) -> Any:
-        start = mark()
-        output = network(*inputs)
-        marks.append((start, mark()))
-        return output
-
-    target.sample(case)
-    target.network = marked
-    try:
-        with settled():
-            seconds, _ = clock.time(lambda: target.sample(case))
-    finally:
-        target.network = network
-    inside = tuple(_elapsed(start, end) for start, end in marks)
-    return Steps(seconds, inside, seconds - sum(inside))
+def _middle(seconds: list[float]) -> list[int]:
+    """Which of them lie in the middle half."""
+    cut = len(seconds) // 4
+    ranked: list[int] = np.argsort(seconds).tolist()
+    return ranked[cut : len(ranked) - cut]
 
 
-class _Spans:
-    """Cuts a call into stretches between marks, each charged to the innermost hooked module's kind.
-
-    What the hooks themselves cost lies between two marks of one hook, and is charged to nobody.
-    """
-
-    def __init__(self, module: torch.nn.Module, mark: Callable[[], Any]) -> None:
-        self.module, self.mark = module, mark
-        self.calls: Counter[str] = Counter()
-        self.evaluations = 0
-        self._open = [OTHER]
-        self._spans: list[tuple[str, Any, Any]] = []
-
-    @contextmanager
-    def hooked(self) -> Iterator[None]:
-        """Hooks on while the block runs."""
-        handles = [self.module.register_forward_pre_hook(self._evaluated)]
-        for part in self.module.modules():
-            if _is_attention(part) or not any(True for _ in part.children()):
-                handles += [
-                    part.register_forward_pre_hook(self._enter(_kind(part))),
-                    part.register_forward_hook(self._leave),
-                ]
-        try:
-            self._last = self.mark()
-            yield
-            self._spans.append((self._open[-1], self._last, self.mark()))
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def total(self, difference: Callable[[Any, Any], Any]) -> dict[str, Any]:
-        """By kind, the sum of ``difference(start, end)`` over its stretches."""
-        sums: dict[str, Any] = defaultdict(float)
-        for kind, start, end in self._spans:
-            sums[kind] = sums[kind] + difference(start, end)
-        return sums
-
-    def _evaluated(self, *_: Any) -> None:
-        self.evaluations += 1
-
-    def _enter(self, kind: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            self._spans.append((self._open[-1], self._last, self.mark()))
-            self._open.append(kind)
-            self.calls[kind] += 1
-            self._last = self.mark()
-
-        return hook
-
-    def _leave(self, *_: Any) -> None:
-        self._spans.append((self._open.pop(), self._last, self.mark()))
-        self._last = self.mark()
-
-
-class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of each operator's tensors, in and out; one that only makes a view moves none."""
-
-    num_bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        known = {tensor.untyped_storage().data_ptr() for tensor in taken}
-        if func._schema.is_mutable or any(tensor.untyped_storage().data_ptr() not in known for tensor in made):
-            self.num_bytes += sum(tensor.numel() * tensor.element_size() for tensor in taken + made)
-        return result
-
-
-def _work(network_call: Callable[[], object], module: torch.nn.Module) -> dict[str, NDArray[np.float64]]:
-    """FLOPs and bytes (2,) of one call, by kind: counted in a call each, as counting FLOPs splits operators up."""
-    flops = FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU)
-    traffic = _Traffic()  # type: ignore[no-untyped-call]
-    work: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(2))
-    for place, mode, amount in ((0, flops, flops.get_total_flops), (1, traffic, lambda: traffic.num_bytes)):
-        spans = _Spans(module, amount)
-        with mode, spans.hooked():
-            network_call()
-        for kind, total in spans.total(lambda start, end: end - start).items():
-            work[kind][place] = total
-    return work
-
-
-def _mark(clock: Clock) -> Callable[[], Any]:
-    """A moment: nanoseconds of the host, or a CUDA event, which costs the device no wait."""
+def mark_of(clock: Clock) -> Callable[[], Any]:
+    """What takes a moment: nanoseconds of the host, or a CUDA event, which costs the device no wait."""
     if clock.device.type != "cuda":
         return clock.read_ns
 
@@ -240,22 +154,139 @@ def _mark(clock: Clock) -> Callable[[], Any]:
     return event
 
 
-def _elapsed(start: Any, end: Any) -> float:
+def elapsed(start: Any, end: Any) -> float:
     """Seconds between two marks whose work is done."""
     return (end - start) * 1e-9 if isinstance(start, int) else float(start.elapsed_time(end)) * 1e-3
 
 
-def _is_attention(module: torch.nn.Module) -> bool:
-    return type(module).__name__.endswith("Attention")
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where the module's weights are."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+class _Spans:
+    """Cuts a call into stretches between marks, each charged to the path of the innermost module."""
+
+    def __init__(self, module: torch.nn.Module, mark: Callable[[], Any]) -> None:
+        self.module, self.mark = module, mark
+        self.parts = dict(module.named_modules())
+        self.calls: Counter[Path] = Counter()
+        self.evaluations = 0
+        self._open: list[Path] = [()]
+        self._spans: list[tuple[Path, Any, Any]] = []
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Hooks on while the block runs."""
+        handles = [self.module.register_forward_pre_hook(self._evaluated)]
+        for name, part in self.parts.items():
+            handles += [part.register_forward_pre_hook(self._enter(name)), part.register_forward_hook(self._leave)]
+        try:
+            self._last = self.mark()
+            yield
+            self._spans.append((self._open[-1], self._last, self.mark()))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def total(self, difference: Callable[[Any, Any], Any], zero: Any) -> dict[Path, Any]:
+        """By path, the sum of ``difference(start, end)`` over its stretches."""
+        sums: dict[Path, Any] = defaultdict(lambda: zero)
+        for path, start, end in self._spans:
+            sums[path] = sums[path] + difference(start, end)
+        return sums
+
+    def _evaluated(self, *_: Any) -> None:
+        self.evaluations += 1
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            outer = self._open[-1]
+            self._spans.append((outer, self._last, self.mark()))
+            self._open.append((*outer, name))
+            self.calls[self._open[-1]] += 1
+            self._last = self.mark()
+
+        return hook
+
+    def _leave(self, *_: Any) -> None:
+        self._spans.append((self._open.pop(), self._last, self.mark()))
+        self._last = self.mark()
+
+
+def _work(network_call: Callable[[], object], module: torch.nn.Module) -> dict[Path, Work]:
+    counter = work.Counter()
+    spans = _Spans(module, lambda: counter.total)
+    with counter, spans.hooked():
+        network_call()
+    return spans.total(lambda start, end: end - start, Work())
+
+
+def _rows(
+    seconds: dict[Path, float], counted: dict[Path, Work], spans: _Spans, each: float, peaks: Peaks | None
+) -> tuple[ModuleRow, ...]:
+    """The tree.  Paths appear in order of their first stretch, a parent's before its children's."""
+    inclusive: dict[Path, float] = defaultdict(float)
+    amount: dict[Path, Work] = defaultdict(Work)
+    bound: dict[Path, float] = defaultdict(float)
+    for path, exclusive in seconds.items():
+        for depth in range(len(path) + 1):
+            inclusive[path[:depth]] += exclusive
+            amount[path[:depth]] += counted[path]
+            bound[path[:depth]] += counted[path].bound(peaks) or 0.0
+    return tuple(
+        ModuleRow(
+            (path[-1] or type(spans.module).__name__) if path else OUTSIDE,
+            type(spans.parts[path[-1]]).__name__ if path else "",
+            len(path),
+            spans.calls[path] * each,
+            inclusive[path],
+            seconds[path],
+            amount[path].flops,
+            amount[path].bytes,
+            bound[path] if peaks else None,
+        )
+        for path in sorted(seconds, key=_order(list(seconds)))
+    )
+
+
+def _order(paths: list[Path]) -> Callable[[Path], list[int]]:
+    """Depth first, siblings in order of their first call."""
+    first = {path: place for place, path in enumerate(paths)}
+    return lambda path: [first[path[:depth]] for depth in range(1, len(path) + 1)]
+
+
+def _kinds(
+    seconds: dict[Path, float], counted: dict[Path, Work], spans: _Spans, each: float, peaks: Peaks | None, whole: float
+) -> tuple[Row, ...]:
+    sums: dict[str, float] = defaultdict(float)
+    amounts: dict[str, Work] = defaultdict(Work)
+    calls: Counter[str] = Counter()
+    for path, exclusive in seconds.items():
+        kind = _kind(spans.parts[path[-1]]) if path else OTHER
+        sums[kind] += exclusive
+        amounts[kind] += counted[path]
+        calls[kind] += 0 if kind == OTHER else spans.calls[path]
+    rows = (
+        Row(
+            kind,
+            calls[kind] * each,
+            exclusive,
+            exclusive / whole,
+            amounts[kind].flops,
+            amounts[kind].bytes,
+            amounts[kind].bound(peaks),
+        )
+        for kind, exclusive in sums.items()
+    )
+    return tuple(sorted(rows, key=lambda row: -row.seconds))
 
 
 def _kind(module: torch.nn.Module) -> str:
-    if _is_attention(module):
-        return "attention"
     name = type(module).__name__
+    if name.endswith("Attention"):
+        return "attention"
+    if any(True for _ in module.children()):
+        return OTHER
     kernel = getattr(module, "kernel_size", None)
     return f"{name} {'x'.join(map(str, kernel))}" if isinstance(kernel, tuple) else name
-
-
-def _device(module: torch.nn.Module) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

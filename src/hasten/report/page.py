@@ -40,23 +40,12 @@ def write(folder: Path) -> Path:
 
 def render(result: Result, samples: grids.Samples) -> str:
     """The page."""
-    # nothing but package data is a template, and autoescape holds for every name in it
-    environment = Environment(
-        loader=PackageLoader("hasten.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for word in (words.number, words.whole, words.seconds, words.size, words.parameters, words.share, words.change,
-                 words.times, words.near_one, words.decibel, words.label):  # fmt: skip
-        environment.filters[word.__name__] = word
-    style = resources.files("hasten.report").joinpath("style.css").read_text(encoding="utf-8")
+    environment = templates()
     plotted = points(result)
     template = environment.get_template("page.html.j2")
     return template.render(
         result=result,
-        style=Markup(style),  # noqa: S704 - package data
+        style=style(),
         headline=summary.headline(result),
         speed=summary.speed(result.speedup),
         quality=summary.quality(result.quality, judged=result.data is not None),
@@ -78,6 +67,27 @@ def render(result: Result, samples: grids.Samples) -> str:
         parameters_of=parameters_of,
         warnings=warnings(result, samples),
     )
+
+
+def templates() -> Environment:
+    """The page templates, with the words of the report as filters."""
+    # nothing but package data is a template, and autoescape holds for every name in it
+    found = Environment(
+        loader=PackageLoader("hasten.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for word in (words.number, words.whole, words.seconds, words.size, words.parameters, words.share, words.change,
+                 words.times, words.near_one, words.decibel, words.label):  # fmt: skip
+        found.filters[word.__name__] = word
+    return found
+
+
+def style() -> Markup:
+    """The style sheet of every page."""
+    return Markup(resources.files("hasten.report").joinpath("style.css").read_text(encoding="utf-8"))  # noqa: S704 - package data
 
 
 def pictures(result: Result, samples: grids.Samples) -> dict[str, Any]:

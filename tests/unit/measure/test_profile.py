@@ -10,8 +10,9 @@ from torch import nn
 
 from hasten.errors import HastenError
 from hasten.measure.clock import Clock, settled
-from hasten.measure.profile import OTHER, profile, profile_steps
+from hasten.measure.profile import OTHER, OUTSIDE, modules, profile
 from hasten.measure.roofline import Peaks
+from hasten.measure.work import Counter
 
 
 class Hands:
@@ -182,12 +183,72 @@ def test_work_between_the_leaves_is_other_and_views_are_free(without_gradients):
     assert rows["Identity"].bytes == 0
 
 
+def test_flops_of_transposed_convolutions_and_of_fused_attention_by_hand(without_gradients):
+    rows = work(nn.ConvTranspose2d(4, 6, 3, stride=2), torch.zeros(2, 4, 5, 5), context=without_gradients)
+    assert rows["ConvTranspose2d 3x3"].flops == 2 * (2 * 4 * 5 * 5) * 6 * 9  # each input pixel meets the whole kernel
+
+    class Scores(nn.Module):
+        def forward(self, q, k, v):
+            return nn.functional.scaled_dot_product_attention(q, k, v)
+
+    q, k, v = torch.zeros(2, 3, 7, 8), torch.zeros(2, 3, 11, 8), torch.zeros(2, 3, 11, 8)
+    assert work(Scores(), q, k, v, context=without_gradients)["Scores"].flops == 2 * (2 * (2 * 3) * 7 * 11 * 8)
+
+
+def test_flops_of_a_backward_pass_by_hand():
+    convolution, x = nn.Conv2d(3, 8, 3, padding=1), torch.zeros(2, 3, 9, 9, requires_grad=True)
+    errors = convolution(x).sum()
+    with Counter() as counter:
+        errors.backward()
+    assert counter.total.flops == 2 * 2 * (2 * 8 * 81) * 27  # one product for the weights, one for the input
+
+
+def test_the_tree_is_in_order_of_calls_and_inclusive_of_what_is_called():
+    hands = Hands()
+    net = Net(hands)
+
+    def call():
+        hands.move(0.5)
+        net(torch.zeros(1))
+
+    found = modules(call, net, 4, clock=hands.clock)
+    tree = [(row.depth, row.name, row.inclusive_seconds, row.exclusive_seconds) for row in found.rows]
+    assert tree == [
+        (0, OUTSIDE, pytest.approx(16.5), pytest.approx(0.5)),
+        (1, "Net", pytest.approx(16.0), pytest.approx(5.0)),
+        (2, "blocks", pytest.approx(11.0), pytest.approx(0.0)),
+        (3, "blocks.0", pytest.approx(4.0), pytest.approx(4.0)),
+        (3, "blocks.1", pytest.approx(5.0), pytest.approx(3.0)),
+        (4, "blocks.1.to_q", pytest.approx(1.0), pytest.approx(1.0)),
+        (4, "blocks.1.to_out", pytest.approx(1.0), pytest.approx(1.0)),
+        (3, "blocks.2", pytest.approx(2.0), pytest.approx(2.0)),
+    ]
+    assert found.whole_seconds == pytest.approx(16.5)
+    assert found.residual_seconds == pytest.approx(0.0)
+    assert found.overhead == pytest.approx(1.0)
+
+
+def test_time_that_only_the_plain_evaluation_takes_is_the_residual_and_not_hidden_in_a_row():
+    hands = Hands()
+
+    class Shy(nn.Module):
+        def forward(self, x):
+            hands.move(1.0 if self._forward_hooks else 2.0)
+            return x
+
+    net = Shy()
+    found = modules(lambda: net(torch.zeros(1)), net, 3, clock=hands.clock)
+    assert found.whole_seconds == pytest.approx(2.0)
+    assert found.residual_seconds == pytest.approx(1.0)
+    assert found.overhead == pytest.approx(0.5)
+
+
 def test_rows_of_a_real_network_add_up_to_its_measured_seconds():
     """By this process's own CPU time, on one thread, so that other programs don't count."""
     from hasten.model.folder import unet
 
-    net = unet((3, 16, 16), 4, [16, 32], 1, [1], 16, 4).eval()
-    x, time_, label = torch.zeros(8, 3, 16, 16), torch.zeros(8), torch.zeros(8, dtype=torch.long)
+    net = unet((3, 32, 32), 4, [32, 64], 1, [1], 16, 8).eval()  # so large that hooks cost next to nothing
+    x, time_, label = torch.zeros(8, 3, 32, 32), torch.zeros(8), torch.zeros(8, dtype=torch.long)
 
     def call():
         with torch.inference_mode():
@@ -199,60 +260,17 @@ def test_rows_of_a_real_network_add_up_to_its_measured_seconds():
         clock = Clock(read_ns=time.process_time_ns)
         for _ in range(4):  # a neighbour in the same caches can slow one of the two down
             with settled():
-                before = [clock.time(call)[0] for _ in range(5)]
-                rows = profile(call, net, repeats=9, clock=clock)
-                after = [clock.time(call)[0] for _ in range(5)]
-            whole, alone = sum(row.seconds for row in rows), np.median(before + after)
+                before = [clock.time(call)[0] for _ in range(3)]
+                found = modules(call, net, repeats=7, clock=clock)
+                after = [clock.time(call)[0] for _ in range(3)]
+            rows = found.kinds
+            whole, alone = sum(row.exclusive_seconds for row in found.rows), np.median(before + after)
             if whole == pytest.approx(alone, rel=0.05):
                 break
     finally:
         torch.set_num_threads(threads)
     assert whole == pytest.approx(alone, rel=0.05)
+    assert sum(row.seconds for row in rows) == pytest.approx(whole)
+    assert 0.9 < found.overhead < 1.2
     assert 0.5 * whole < sum(row.seconds for row in rows if row.name != OTHER) < whole
     assert {"Conv2d 3x3", "Conv2d 1x1", "GroupNorm", "SiLU", "Linear", "attention"} <= {row.name for row in rows}
-
-
-def test_steps_split_a_sample_into_network_and_loop():
-    hands = Hands()
-
-    class Target:
-        def __init__(self):
-            self.asked = 0
-            self.network = self.answer
-
-        def answer(self, x, factor):
-            self.asked += 1
-            hands.move(0.1 * factor)
-            return x
-
-        def sample(self, case):
-            for factor in (1, 2, 3):
-                hands.move(0.05)
-                case = self.network(case, factor)
-            return case
-
-    target = Target()
-    network = target.network
-    found = profile_steps(target, torch.zeros(1), clock=hands.clock)
-    assert found.network_seconds == pytest.approx((0.1, 0.2, 0.3))
-    assert found.outside_seconds == pytest.approx(0.15)
-    assert found.seconds == pytest.approx(0.75)
-    assert target.network == network
-    assert target.asked == 6
-
-
-def test_steps_leave_the_target_as_it_was_when_a_sample_raises():
-    class Target:
-        network = None
-        made = 0
-
-        def sample(self, case):
-            self.made += 1
-            if self.made == 2:
-                raise RuntimeError("no")
-            return case
-
-    target = Target()
-    with pytest.raises(RuntimeError):
-        profile_steps(target, torch.zeros(1))
-    assert target.network is None

@@ -1,0 +1,339 @@
+"""Where the time and the memory of a sample, or of a training step, go.
+
+Four parts: ``ops`` (one evaluation of the network by module, by kind and by operator, against the machine's own peaks),
+``steps`` (the sampling loop, or the parts of a training step), ``python`` (by function and by line), ``memory`` (over
+time, and what held the peak).  Each says what its own profiler costs.  What takes a whole sample is cut to the first
+evaluations of the same sampler where the whole would take long, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from hasten import guard, subject
+from hasten.data.array import Data
+from hasten.diffusion import table as tables
+from hasten.diffusion.table import Table
+from hasten.environment import environment, fingerprint
+from hasten.errors import BadInput, MissingExtra
+from hasten.files import write_text
+from hasten.measure import allocations, ops, python, roofline
+from hasten.measure.clock import Clock
+from hasten.measure.profile import modules
+from hasten.measure.roofline import Peaks
+from hasten.measure.steps import profile_steps
+from hasten.model.source import Source
+from hasten.model.target import Target, TorchNetwork
+from hasten.model.workload import Case, draw
+from hasten.runtime import openvino
+from hasten.story.bottleneck import headline
+from hasten.subject import Subject
+from hasten.technique.plan import Plan
+from hasten.train.step import TrainStep
+
+WHATS = ("python", "ops", "memory", "steps", "all")
+FEWEST_REPEATS, MOST_REPEATS, REPEATED_SECONDS = 3, 9, 8.0
+SAMPLE_SECONDS, FEWEST_EVALUATIONS = 2.5, 3
+PYTHON_ROWS = 40
+PHASES = ("forward", "backward", "update")
+Progress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is profiled: a fresh target and, when it is trained, its step; one case; the machine's peaks."""
+
+    target: Target
+    step: TrainStep | None
+    case: Case
+    evaluations: int
+    cold_seconds: float
+    warm_seconds: float
+    peaks: Peaks
+    clock: Clock
+    out: Path | None
+    notes: list[str]
+
+    @property
+    def module(self) -> torch.nn.Module | None:
+        """The module that hooks can see into; None once it is compiled or another engine has taken over."""
+        module = self.target.module
+        return None if module is None or hasattr(module, "_orig_mod") else module
+
+    def evaluate(self) -> object:
+        """One evaluation of the network: at the middle of the sampler's times, or of a training step's batch."""
+        if self.step is not None:
+            return self.step.forward(self.case)
+        device = self.target.facts.device
+        t = float(self.target.table.times[self.target.table.evaluations // 2])
+        labels = None if self.case.labels is None else self.case.labels.to(device)
+        with torch.inference_mode():
+            return self.target.denoise(self.case.noise.to(device), t, labels)
+
+    def run(self) -> object:
+        """A sample, or a training step."""
+        return (self.step or self.target).sample(self.case)
+
+
+def profile(
+    source: str | Path | Source,
+    *,
+    what: str = "all",
+    data: Data | None = None,
+    images: int = 16,
+    train: bool = False,
+    device: str = "cpu",
+    out: Path | str | None = None,
+    seed: int = 0,
+    command: str = "hasten.profile(...)",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Profile what ``source`` names (:mod:`hasten.subject`) with ``images`` at once.
+
+    ``what``: "ops", "steps", "python", "memory" or "all".  With ``train`` a training step on ``data`` takes the place
+    of a sample.  ``out`` gets ``profile.json`` and, with "ops", ``trace.json``.  Returns plain values, ready for JSON;
+    a part that was not asked for, or that this engine can't answer, is None, and ``notes`` say why.
+
+    Raises BadInput for an ``out`` that holds a profile and for what can't be trained, MissingExtra for lines of Python
+    without line_profiler.
+    """
+    began = time.perf_counter()
+    if what not in WHATS:
+        raise BadInput(f"what {what!r} is not known; known: {', '.join(WHATS)}")
+    wanted = {"ops", "steps", "python", "memory"} if what == "all" else {what}
+    if what == "python":
+        python.line_profiler()
+    if train and data is None:
+        raise BadInput("--train needs something to train on; say what with --data")
+    out = None if out is None else Path(out)
+    if out is not None and (out / "profile.json").exists():
+        raise BadInput(f"{out} holds a profile; choose another --out")
+    say = progress or (lambda *_: None)
+    named = read(source, device)
+    if data is not None and data.shape != named.source.shape:
+        raise BadInput(
+            f"{named.source.name} makes samples of shape {named.source.shape}, data {data.name} has {data.shape}"
+        )
+    say("profile", "building the model", 0.0)
+    target = named.build()
+    step = train_step(target, named.source, data) if train else None
+    say("profile", "this machine's peaks", 0.0)
+    found = environment()
+    peaks = roofline.peaks(target.facts.device, fingerprint(found))
+    asked = prepare(named, target, step, images, seed, peaks, out)
+
+    result: dict[str, Any] = {
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "subject": named.text,
+        "source": {"name": named.source.name, "weight_hash": named.source.weight_hash, "shape": named.source.shape},
+        "parameters": target.facts.parameters,
+        "label": named.label,
+        "train": train,
+        "device": target.facts.device,
+        "images": images,
+        "evaluations": asked.evaluations,
+        "peaks": asdict(peaks),
+        "environment": found,
+        "headline": None,
+        "modules": None,
+        "engine": None,
+        "ops": None,
+        "steps": None,
+        "phases": None,
+        "python": None,
+        "memory": None,
+    }
+    parts = {"steps": by_step, "ops": by_operator, "python": by_python, "memory": by_memory}
+    with guard.holding(out) if out is not None else nullcontext():
+        for part, measure in parts.items():
+            if part in wanted:
+                say("profile", part, 0.0)
+                result |= measure(asked)
+        result |= {"notes": asked.notes, "seconds": time.perf_counter() - began}
+        if out is not None:
+            write_text(out / "profile.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def read(source: str | Path | Source, device: str) -> Subject:
+    """The subject; a :class:`Source` is one without a plan."""
+    if isinstance(source, Source):
+        return Subject(source.name, source, Plan(), source.build)
+    return subject.read(source, device=device)
+
+
+def train_step(target: Target, source: Source, data: Data | None) -> TrainStep:
+    """A training step on the data's training part."""
+    assert data is not None
+    clean, given = (torch.from_numpy(part) for part in data.part(held_out=False))
+    return TrainStep(target, clean, None if source.labels is None else given)
+
+
+def prepare(
+    named: Subject, target: Target, step: TrainStep | None, images: int, seed: int, peaks: Peaks, out: Path | None
+) -> Asked:
+    """Time the first evaluation and the second; cut the sampler to as many as take about SAMPLE_SECONDS."""
+    case = draw(named.source.shape, 1, images, seed, named.source.labels).cases[0]
+    clock = Clock(target.facts.device)
+    asked = Asked(target, step, case, 1, 0.0, 0.0, peaks, clock, out, [])
+    cold, warm = (clock.time(asked.evaluate)[0] for _ in range(2))
+    asked = replace(asked, cold_seconds=cold, warm_seconds=warm)
+    if step is not None:
+        return asked
+    affordable = max(int(SAMPLE_SECONDS / warm), FEWEST_EVALUATIONS)
+    if affordable < target.table.evaluations:
+        whole = target.table.evaluations
+        asked.notes.append(f"steps, Python and memory are of the sampler's first {affordable} of {whole} evaluations")
+        target.table = beginning(target.table, affordable)
+    return replace(asked, evaluations=target.table.evaluations)
+
+
+def beginning(table: Table, evaluations: int) -> Table:
+    """The first rows of ``table``: its result is what the next evaluation would have been given."""
+    n = evaluations
+    return Table(
+        table.name, table.times[:n], table.state[: n + 1], table.predictions[: n + 1, :n], table.fresh[: n + 1]
+    )
+
+
+def by_operator(asked: Asked) -> dict[str, Any]:
+    """One evaluation by module and by operator."""
+    network, result = asked.target.network, {}
+    if isinstance(network, openvino.Network):
+        asked.notes.append("the engine is OpenVINO: module hooks can't see inside; rows are by the engine's counters")
+        return {"engine": by_engine(network, asked.case)}
+    module = asked.module
+    if module is None:
+        asked.notes.append("the network is compiled: module hooks can't see inside; rows are by operator only")
+    else:
+        affordable = int(REPEATED_SECONDS / (2 * asked.warm_seconds))
+        repeats = min(max(affordable, FEWEST_REPEATS), MOST_REPEATS)
+        found = modules(asked.evaluate, module, repeats, asked.peaks, asked.clock)
+        result = {"modules": asdict(found), "headline": headline(found.kinds, asked.peaks)}
+    call = asked.evaluate if asked.step is None else asked.run
+    operators = ops.ops(call, 3, asked.peaks, asked.clock)
+    if asked.out is not None:
+        ops.trace(call, module, asked.out / "trace.json", asked.clock.device)
+    return {**result, "ops": asdict(operators)}
+
+
+def by_engine(network: openvino.Network, case: Case) -> list[dict[str, Any]]:
+    """Rows by kind of operation, as the engine counts them, the costliest first."""
+    kinds = openvino.profile(network, case.noise, case.labels)
+    whole = sum(seconds for _, seconds in kinds.values())
+    rows = [{"name": k, "calls": calls, "seconds": s, "share": s / whole} for k, (calls, s) in kinds.items()]
+    return sorted(rows, key=lambda row: -float(row["seconds"]))
+
+
+def by_step(asked: Asked) -> dict[str, Any]:
+    """The sampling loop, evaluation by evaluation; of a training step its three parts."""
+    if asked.step is not None:
+        return {"phases": by_phase(asked.step, asked.case, asked.clock)}
+    found = profile_steps(asked.target, asked.case, asked.clock)
+    derived = {"first_seconds": found.first_seconds, "steady_seconds": found.steady_seconds, "overhead": found.overhead}
+    return {"steps": asdict(found) | derived | {"cold_seconds": asked.cold_seconds}}
+
+
+def by_phase(step: TrainStep, case: Case, clock: Clock) -> dict[str, Any]:
+    """Median seconds of forward, backward and update, each waited for, and of whole steps in turn with them."""
+    taken: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    wholes = []
+    for _ in range(3):
+        seconds, errors = clock.time(lambda: step.forward(case))
+        taken["forward"].append(seconds)
+        taken["backward"].append(clock.time(partial(step.backward, errors))[0])
+        taken["update"].append(clock.time(step.update)[0])
+        del errors
+        wholes.append(clock.time(lambda: step.sample(case))[0])
+    medians = {phase: median(seconds) for phase, seconds in taken.items()}
+    return {"seconds": medians, "whole_seconds": median(wholes), "overhead": sum(medians.values()) / median(wholes)}
+
+
+def by_python(asked: Asked) -> dict[str, Any]:
+    """Python by function and by line."""
+    plain = asked.clock.time(asked.run)[0]
+    seconds, functions = asked.clock.time(lambda: python.functions(asked.run))
+    result: dict[str, Any] = {
+        "plain_seconds": plain,
+        "functions": [asdict(row) for row in functions[:PYTHON_ROWS]],
+        "functions_overhead": seconds / plain,
+        "lines": None,
+        "lines_overhead": None,
+    }
+    try:
+        seconds, lines = asked.clock.time(lambda: python.lines(asked.run, watched(asked)))
+    except MissingExtra as error:
+        asked.notes.append(f"no lines of Python: {error}")
+    else:
+        plain = median([plain, asked.clock.time(asked.run)[0]])
+        result |= {"lines": [asdict(row) for row in lines], "lines_overhead": seconds / plain}
+    return {"python": result}
+
+
+def watched(asked: Asked) -> Sequence[Callable[..., Any]]:
+    """The loop's own functions, whose lines are worth reading."""
+    if asked.step is not None:
+        return (TrainStep.sample, TrainStep.forward, TrainStep.backward, TrainStep.update)
+    return (tables.run, Target.sample, Target.denoise, Target._clean)
+
+
+def by_memory(asked: Asked) -> dict[str, Any]:
+    """Live tensors and resident memory over time, and what held the peak."""
+    step, module = asked.step, asked.target.module
+    cuda = asked.clock.device.type == "cuda"
+    if step is not None:
+        step.optimizer.zero_grad(set_to_none=True)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(asked.clock.device)
+    with allocations.Resident() as resident:
+        plain = asked.clock.time(asked.run)[0]
+    allocator_peak = torch.cuda.max_memory_allocated(asked.clock.device) if cuda else None
+    if not isinstance(asked.target.network, TorchNetwork):
+        asked.notes.append("the engine's own memory shows as resident memory only; live tensors are the loop's")
+    held: dict[str, list[torch.Tensor]] = {"inputs": [asked.case.noise]}
+    if module is not None:
+        held["weights"] = [*module.parameters(), *module.buffers()]
+    if step is not None:
+        step.optimizer.zero_grad(set_to_none=True)
+        held["optimiser state"] = [
+            value for state in step.optimizer.state.values() for value in state.values() if torch.is_tensor(value)
+        ]
+        held["training data"] = [step.clean, *([] if step.labels is None else [step.labels])]
+    tracker = allocations.Tracker(asked.module, held)
+    with tracker.following():
+        seconds = asked.clock.time((lambda: phases(step, asked.case, tracker)) if step is not None else asked.run)[0]
+    if step is not None:
+        gradients = [parameter.grad for parameter in step.module.parameters() if parameter.grad is not None]
+        tracker.relabel("gradients", gradients)
+    return {
+        "memory": {
+            **asdict(tracker.found()),
+            "resident": resident.timeline,
+            "resident_peak_bytes": resident.peak_bytes,
+            "allocator_peak_bytes": allocator_peak,
+            "plain_seconds": plain,
+            "overhead": seconds / plain,
+        }
+    }
+
+
+def phases(step: TrainStep, case: Case, tracker: allocations.Tracker) -> None:
+    """A training step that says where it is."""
+    tracker.enter("forward")
+    errors = step.forward(case)
+    tracker.enter("backward")
+    step.backward(errors)
+    tracker.enter("update")
+    step.update()
