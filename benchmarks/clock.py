@@ -122,7 +122,7 @@ def row(clock: Clock, kind: str, target_us: int, rounds: int) -> dict[str, Any]:
     read: dict[str, list[float]] = {f"{name}{place}": [] for name in ways for place in ("", ", settled")}
     for place, context in (("", nullcontext), (", settled", settled)):
         with context():
-            for _ in range(rounds if place else rounds // 4):  # a collection takes 0.1 s outside of settled()
+            for _ in range(rounds if place else rounds // 8):  # a collection takes 0.1 s outside of settled()
                 for name in rng.sample(list(ways), len(ways)):
                     read[name + place].append(ways[name]())
     found: dict[str, Any] = {"work": kind, "target_us": target_us}
@@ -148,9 +148,9 @@ def row(clock: Clock, kind: str, target_us: int, rounds: int) -> dict[str, Any]:
 
 
 def settling(name: str, context: Callable[[], Any]) -> dict[str, Any]:
-    """One line of the second table: medians of 20."""
+    """One line of the second table: medians of 10."""
     around, inside = [], []
-    for _ in range(20):
+    for _ in range(10):
         begun = time.perf_counter()
         with context():
             entered = time.perf_counter()
