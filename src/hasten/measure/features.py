@@ -19,7 +19,7 @@ from hasten.errors import BadInput, HastenError
 from hasten.measure.distance import Array
 from hasten.model.target import Target
 
-FEATURE_S = 0.1
+FEATURE_S = 0.01  # the lower, the more of each damage it sees (LOG.md)
 FEATURE_SEED = 20_001
 FEATURE_BATCH = 64
 BANDS = 4

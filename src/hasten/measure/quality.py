@@ -147,6 +147,14 @@ class Quality:
         opinions = ((self.loss_low, self.loss_high), (self.second_opinion.low, self.second_opinion.high))
         return tuple(None if low is None or high is None else (low, high) for low, high in opinions)
 
+    @property
+    def worst(self) -> float | None:
+        """The largest of the losses by both opinions and of what the candidate copies more than the baseline."""
+        if self.loss is None:
+            return None
+        more = 0.0 if self.copies is None else self.copies.candidate - self.copies.baseline
+        return max(self.loss, self.second_opinion.loss or 0.0, more)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)

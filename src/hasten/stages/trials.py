@@ -48,7 +48,7 @@ def evaluator(
             "seconds_per_image": seconds,
             "evaluations": target.table.evaluations,
             "loss": judged.loss,
-            "second_loss": judged.second_opinion.loss,
+            "worst": judged.worst,
             "drift_db": judged.drift_db,
             "failure": None,
         }
@@ -63,14 +63,9 @@ def as_plan(point: Point, engines: dict[str, Engine]) -> Plan:
 
 def score(measured: dict[str, Any], budget: float) -> float | None:
     """What the search minimises: log seconds, and a steep price on loss beyond the budget; None for a failure."""
-    if measured["failure"] is not None or measured["loss"] is None:
+    if measured["failure"] is not None or measured["worst"] is None:
         return None
-    return float(math.log(measured["seconds_per_image"]) + 20.0 * max(worst(measured) - budget, 0.0))
-
-
-def worst(measured: dict[str, Any]) -> float:
-    """The larger loss of the two opinions."""
-    return float(max(measured["loss"], measured["second_loss"] or 0.0))
+    return float(math.log(measured["seconds_per_image"]) + 20.0 * max(measured["worst"] - budget, 0.0))
 
 
 def choose(trials: list[Trial], engines: dict[str, Engine], budget: float) -> list[Plan]:
@@ -78,7 +73,7 @@ def choose(trials: list[Trial], engines: dict[str, Engine], budget: float) -> li
 
     Raises HastenError when nothing on the search cases was within the budget.
     """
-    held = [t for t in trials if t.value is not None and worst(t.measured) <= budget and t.point["engine"] in engines]
+    held = [t for t in trials if t.value is not None and t.measured["worst"] <= budget and t.point["engine"] in engines]
     held.sort(key=lambda t: t.measured["seconds_per_image"])
     if not held:
         raise HastenError(
@@ -97,7 +92,7 @@ def row(trial: Trial, engines: dict[str, Engine], budget: float) -> dict[str, An
     engine = engines.get(trial.point["engine"])
     sampler = Sampler(trial.point["solver"], trial.point["steps"], trial.point["grid"])
     plan = Plan((sampler,)) if engine is None else engine.plan.plus(sampler)
-    ok = trial.value is not None and worst(trial.measured) <= budget
+    ok = trial.value is not None and trial.measured["worst"] <= budget
     return {"plan": plan.to_list(), "label": plan.label, "reason": f"search on {trial.point['engine']}", "ok": ok} | {
         key: trial.measured.get(key) for key in ("seconds_per_image", "evaluations", "loss", "drift_db", "failure")
     }

@@ -92,10 +92,10 @@ class Bare(torch.nn.Module):
 @pytest.mark.parametrize(
     ("make", "name", "width"),
     [
-        (unet, "mid_block at s = 0.1", 2 * 16),
-        (lambda: target_of(Conv(), (2, 16)), "bottleneck at s = 0.1", 2 * 7),
-        (lambda: target_of(Tokens(), (10, 3)), "layers.2 at s = 0.1", 2 * 3),
-        (lambda: target_of(Tokens(), (3,)), "layers.2 at s = 0.1", 3),
+        (unet, "mid_block at s = 0.01", 2 * 16),
+        (lambda: target_of(Conv(), (2, 16)), "bottleneck at s = 0.01", 2 * 7),
+        (lambda: target_of(Tokens(), (10, 3)), "layers.2 at s = 0.01", 2 * 3),
+        (lambda: target_of(Tokens(), (3,)), "layers.2 at s = 0.01", 3),
         (lambda: target_of(Bare(), (2, 5)), "raw samples", 10),
     ],
 )

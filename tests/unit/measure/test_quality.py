@@ -64,7 +64,7 @@ def test_the_baseline_against_itself_loses_nothing(against: Reference, baseline:
     assert found.drift_db_converged == {"baseline": 150.0, "candidate": 150.0}
     assert found.baseline_distance > found.noise_floor > 0
     assert (found.pairs, found.reference, found.origin) == (200, 300, "data")
-    assert found.features == "mid_block at s = 0.1"
+    assert found.features == "mid_block at s = 0.01"
 
 
 def test_the_worse_the_samples_the_larger_the_distance_and_the_drift(against: Reference, baseline: View) -> None:
