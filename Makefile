@@ -1,4 +1,5 @@
 # make demo: optimise the bundled model.  make test: all tests.  make check: format, lint, types, architecture.
+# make bench: hasten against what people run today, and README's table of it.
 # Both begin from a fresh clone with Python 3.11 or later; PYTHON=python3.12 picks another one.
 
 PYTHON ?= python3
@@ -23,6 +24,13 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# azula is installed alone: what it asks for has no build for this torch on a CPU, and is not needed.
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps azula==0.11.1
+	$(BIN)/python benchmarks/opponents.py
+	$(BIN)/python benchmarks/readme.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
