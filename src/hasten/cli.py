@@ -98,7 +98,7 @@ def optimize(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Find the fastest plan for the model folder SOURCE that keeps its quality, and prove it."""
+    """Make a model faster, keep its quality, and prove it."""
     command = f"hasten optimize {source}{f' --data {data}' if data else ''} --budget quality={budget:.3%} --out {out}"
     _optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json, features)
 
@@ -192,7 +192,7 @@ def profile(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Where the time and the memory of SOURCE go, and how near that is to what this machine can do.
+    """See where time and memory go, and how near to this machine's peaks.
 
     SOURCE is a model folder, an artifact, or a folder with a plan: FOLDER+PLAN.toml.
     """
@@ -221,7 +221,7 @@ def profile(
 def sample(
     model: Path, count: int, out: Path | None, label: int | None, batch: int, guidance: float, seed: int
 ) -> None:
-    """Sample from MODEL: a model folder, an artifact, or FOLDER+PLAN.toml."""
+    """Sample from a model folder, an artifact or FOLDER+PLAN.toml."""
     from hasten import commands
 
     with console.progress() as progress:
@@ -234,7 +234,10 @@ def sample(
 @click.argument("artifact", type=click.Path(path_type=Path))
 @JSON
 def verify(artifact: Path, as_json: bool) -> None:
-    """Check an artifact's hashes and its reference outputs, and name what differs in the environment."""
+    """Check an artifact's hashes and its reference outputs.
+
+    What differs between its environment and this one is named.
+    """
     from dataclasses import asdict
 
     from hasten import artifact as artifacts
@@ -260,7 +263,7 @@ def verify(artifact: Path, as_json: bool) -> None:
 @OUT
 @GUIDANCE
 def apply(plan: Path, source: Path, out: Path, guidance: float) -> None:
-    """Apply PLAN.toml to the model folder SOURCE and save the artifact."""
+    """Apply a plan to a model folder and save the artifact."""
     from hasten import artifact, load
     from hasten.technique import plan as plans
 
@@ -303,7 +306,7 @@ def history(figure: str, kind: str | None, subject: str | None, last: int, file:
 @cli.command()
 @JSON
 def env(as_json: bool) -> None:
-    """Show what timings here depend on, and this machine's measured peaks."""
+    """Show this machine as timings see it, with its measured peaks."""
     from dataclasses import asdict
 
     from hasten.environment import environment, fingerprint

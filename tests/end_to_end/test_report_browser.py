@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from hasten.report import page
+from hasten.report import page, profile_page
+from hasten.story import profile as story
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -52,8 +53,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A full report; one with hostile, endless names and curves; one of a run that was interrupted at its beginning."""
+def reports(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Path]:
+    """A full report; one with hostile, endless names and curves; one of a run that was interrupted; a profile."""
     built = example()
     place = tmp_path_factory.mktemp("reports")
     whole = built.result()
@@ -69,7 +70,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "interrupted": built.build(place / "interrupted", {}, interrupted=True, observations=None, **missing),
     }
-    return {name: page.write(folder) for name, folder in folders.items()}
+    story.profile(tiny_folder, what="all", images=2, out=place / "profile")
+    return {name: page.write(folder) for name, folder in folders.items()} | {
+        "profile": profile_page.write(place / "profile")
+    }
 
 
 def show(browser: Any, path: Path, width: int = 1280, theme: str = "light") -> None:
@@ -81,7 +85,7 @@ def show(browser: Any, path: Path, width: int = 1280, theme: str = "light") -> N
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
 
 
-@pytest.mark.parametrize("name", ["full", "hostile", "interrupted"])
+@pytest.mark.parametrize("name", ["full", "hostile", "interrupted", "profile"])
 def test_clean_and_self_contained(browser: Any, reports: dict[str, Path], name: str) -> None:
     for log in ("browser", "performance"):
         browser.get_log(log)  # what came before
@@ -96,7 +100,7 @@ def test_clean_and_self_contained(browser: Any, reports: dict[str, Path], name: 
     assert len(widths) == (2 if name == "full" else 0)
 
 
-@pytest.mark.parametrize("name", ["full", "hostile", "interrupted"])
+@pytest.mark.parametrize("name", ["full", "hostile", "interrupted", "profile"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_no_sideways_scrolling(browser: Any, reports: dict[str, Path], name: str, width: int) -> None:
     show(browser, reports[name], width)

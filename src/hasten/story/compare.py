@@ -167,7 +167,13 @@ def remember(
         name: history.Side(named.source.name, named.source.weight_hash, named.plan.hash, named.plan.label)
         for name, named in (("a", asked.a), ("b", asked.b))
     }
-    settings = {"kind": asked.kind, "images": asked.images, "data": None if asked.data is None else asked.data.name}
+    settings = {
+        "kind": asked.kind,
+        "images": asked.images,
+        "device": asked.a.source.device,
+        "reference": None if judged is None else judged.origin,
+        "features": None if judged is None else judged.features,
+    }
     subject = f"{asked.a.text} against {asked.b.text}"
     warning = history.record("compare", subject, figures, sides=sides, settings=settings, env=env)
     return [] if warning is None else [warning]

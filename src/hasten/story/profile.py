@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from hasten import guard, subject
+from hasten import guard, history, subject
 from hasten.data.array import Data
 from hasten.diffusion import table as tables
 from hasten.diffusion.table import Table
@@ -162,9 +162,25 @@ def profile(
                 say("profile", part, 0.0)
                 result |= measure(asked)
         result |= {"notes": asked.notes, "seconds": time.perf_counter() - began}
+        remember(result, named)
         if out is not None:
             write_text(out / "profile.json", json.dumps(result, indent=1) + "\n")
     return result
+
+
+def remember(result: dict[str, Any], named: Subject) -> None:
+    """Add the profile to the history; a note where that can't be written to."""
+    figures: dict[str, history.Figure] = {}
+    if result["modules"] is not None:
+        figures["evaluation_seconds"] = history.Figure(result["modules"]["whole_seconds"], unit="s")
+    if result["steps"] is not None:
+        figures["outside_seconds"] = history.Figure(result["steps"]["outside_seconds"], unit="s")
+    if result["memory"] is not None:
+        figures["peak_bytes"] = history.Figure(float(result["memory"]["peak_bytes"]), unit="bytes")
+    sides = {"a": history.Side(named.source.name, named.source.weight_hash, named.plan.hash, named.plan.label)}
+    settings = {"images": result["images"], "train": result["train"], "device": result["device"]}
+    warning = history.record("profile", named.text, figures, sides=sides, settings=settings, env=result["environment"])
+    result["notes"] += [warning] if warning else []
 
 
 def read(source: str | Path | Source, device: str) -> Subject:
