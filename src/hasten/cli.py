@@ -80,6 +80,7 @@ def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
 @click.option("--time", "seconds", default="5m", show_default=True, type=Seconds(), help="Time for the whole run.")
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
 @FEATURES
+@DEVICE
 @OUT
 @GUIDANCE
 @SEED
@@ -92,6 +93,7 @@ def optimize(
     seconds: float,
     batch: int,
     features: str | None,
+    device: str,
     out: Path,
     guidance: float,
     seed: int,
@@ -100,7 +102,7 @@ def optimize(
 ) -> None:
     """Make a model faster, keep its quality, and prove it."""
     command = f"hasten optimize {source}{f' --data {data}' if data else ''} --budget quality={budget:.3%} --out {out}"
-    _optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json, features)
+    _optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json, features, device)
 
 
 @cli.command()
@@ -360,12 +362,13 @@ def _optimize(
     guidance: float,
     as_json: bool,
     features: str | None = None,
+    device: str = "cpu",
 ) -> None:
     from hasten import commands
 
     with console.progress() as progress:
         result = commands.optimize(
-            command, source, data, out, budget, seconds, batch, seed, resume, guidance, progress, features
+            command, source, data, out, budget, seconds, batch, seed, resume, guidance, progress, features, device
         )
     click.echo(json.dumps(result) if as_json else console.summary(result, out))
     if result["interrupted"]:

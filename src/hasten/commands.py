@@ -40,9 +40,10 @@ def optimize(
     guidance: float,
     progress: Progress,
     features: str | None,
+    device: str,
 ) -> dict[str, Any]:
     """Load, optimise, write the report."""
-    loaded = sources.load(source, guidance=guidance)
+    loaded = sources.load(source, guidance=guidance, device=device)
     brought = None if features is None else bring(features)
     result = story.optimize(
         loaded,

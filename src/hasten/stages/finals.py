@@ -109,7 +109,7 @@ def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, eng
 def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison, tuple[pair.Observation, ...]]:
     """The winner against itself without each technique, and against itself as it is: the clock's noise floor.
 
-    Cases have half the images: without its sampler the winner takes as many evaluations as the baseline.
+    Cases have a quarter of the images: without its sampler the winner takes as many evaluations as the baseline.
     """
     builders: dict[str, pair.Builder] = {
         "candidate": lambda: run.build(winner),
@@ -123,7 +123,7 @@ def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison,
     comparisons = pair.compare_many(
         builders,
         "candidate",
-        run.workload(CONFIRM, FEWEST_ROUNDS, max(run.images_per_case // 2, 1)),
+        run.workload(CONFIRM, FEWEST_ROUNDS, max(run.images_per_case // 4, 1)),
         rounds=FEWEST_ROUNDS,
         seed=run.seed + 1,
         stop=run.stopped,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -121,7 +122,10 @@ def compare(
     judged = None if reference is None else judge(asked, main, reference, conditions)
     asked.say("memory", "each in a process of its own")
     warnings = list(main.warnings)
-    peaks = [peak(asked, named, main, name, warnings) for named, name in ((first, "baseline"), (second, "candidate"))]
+    with ThreadPoolExecutor() as pool:
+        sides = ((first, "baseline"), (second, "candidate"))
+        running = [pool.submit(peak, asked, named, name, main, warnings) for named, name in sides]
+        peaks = [one.result() for one in running]
     found = speedup(main)
     few = found["rounds"] < FEWEST_ROUNDS
     figures = gate.Figures(
@@ -320,7 +324,7 @@ def side(
 ONCE = "import sys; from hasten.story.compare import once; once(*sys.argv[1:])"
 
 
-def peak(asked: Asked, named: Subject, main: Comparison, name: str, warnings: list[str]) -> int | None:
+def peak(asked: Asked, named: Subject, name: str, main: Comparison, warnings: list[str]) -> int | None:
     """Peak bytes: of the accelerator's allocator where there is one, else resident, once in a process of its own."""
     allocated = [o.peak_bytes for o in main.observations if o.plan == name and o.peak_bytes is not None]
     if allocated:

@@ -31,7 +31,7 @@ from hasten.stages.run import REFERENCE, SEARCH, Progress, Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 
-SEARCH_END = 0.42  # the share of the time by whose end no further trial begins
+SEARCH_END = 0.34  # the share of the time by whose end no further trial begins
 SEARCH_CASES, REFERENCE_IMAGES = 4, 256
 
 
