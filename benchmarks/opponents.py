@@ -1,45 +1,49 @@
-"""hasten against what people run today, on the same weights and the same noise, through the same paired clock.
+"""hasten against what people run today: the same weights, the same noise, the same paired clock.
 
-    make bench        (or: python benchmarks/opponents.py [--images 4] [--rounds 9] [--plan plan.toml])
+    make bench        (or: python benchmarks/opponents.py [FOLDER] [--images 4] [--rounds 9] [--plan PLAN.toml])
 
 Each opponent is run as its own documentation shows it, with its defaults:
 
 * diffusers: the public sampling loop over ``UNet2DModel`` with the model's own ``DDIMScheduler`` at 50 steps, eager and
   by ``torch.compile``; and with ``DPMSolverMultistepScheduler`` at as many steps as hasten's winner takes.
   (``DDIMPipeline`` itself draws its own noise and knows no labels.)
-* OpenVINO: ``ov.convert_model`` and ``compile_model`` with default settings under those two loops.
-* ONNX Runtime: ``torch.onnx.export`` and the CPU provider with default settings, alike.
-* azula: ``DDIMSampler`` at 50 steps around the same network.  Its times are uniform in t of the model's own schedule.
-* hasten: the baseline, the winner's sampler on the fastest float engine, and the winner.
+* OpenVINO: ``ov.convert_model`` at the shapes of the case, which it runs faster than open ones, and ``compile_model``
+  with default settings, under those two loops.
+* ONNX Runtime: ``torch.onnx.export`` at the shapes of the case and the CPU provider with default settings, alike.
+* azula: ``DDIMSampler`` at 50 steps around the same network.  Its times are uniform in t, as hasten's baseline's are.
+* hasten: the baseline, the winner's sampler on the winner's engine in float32, and the winner.
 
-denoising-diffusion-pytorch is left out: it wants torchvision, which has no build for this torch on a CPU.
+azula asks for torchvision, whose wheels don't load beside a CPU build of torch ("operator torchvision::nms does not
+exist") and which its samplers don't need: ``make bench`` installs azula alone.  denoising-diffusion-pytorch imports
+torchvision at once, so it is left out.
 
-Samplers differ in their times, so drift is given from the model's own converged samples (UniPC, 100 steps): more is
-closer.  Peak memory is that of a process of its own.  Writes benchmarks/results/opponents.json, which README's table
-is made of (benchmarks/readme.py).  Run nothing else meanwhile; about ten minutes on two cores.
+Samplers choose their own times, so no one's samples are the yardstick: drift is from the model's converged samples
+(UniPC, 100 steps, by hasten, over all cases), and more is closer.  Preparation is conversion, compilation and the first
+sample, with no cache.  Peak memory is that of a process of its own which prepares and samples one case.  Writes
+benchmarks/results/opponents.json, which README's table is made of (benchmarks/readme.py).  Run nothing else meanwhile;
+about ten minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import torch._inductor.config
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 from hasten import history
 from hasten.environment import environment, quiet
-from hasten.errors import HastenError
+from hasten.errors import BadInput
 from hasten.files import write_text
 from hasten.measure import pair, quality
 from hasten.measure.memory import peak_bytes
@@ -55,12 +59,11 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "opponents.json"
 STEPS = 50
 SEED = 31
-DRIFT_CASES = 4
 REFERENCE = "diffusers, DDIM 50, eager"
-Ask = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Ask = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]  # (x, timesteps, labels) to output
 
 
-@dataclass
+@dataclass(frozen=True)
 class Loop:
     """The sampling loop of diffusers' documentation around anything that answers like its network."""
 
@@ -79,65 +82,60 @@ class Loop:
         return x
 
 
-def network(loaded: Source) -> UNet2DModel:
-    """As ``UNet2DModel.from_pretrained`` gives it."""
-    assert loaded.folder is not None
-    folder = loaded.folder / "unet" if (loaded.folder / "unet").is_dir() else loaded.folder
-    made: UNet2DModel = UNet2DModel.from_pretrained(
-        folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
-    ).eval()
-    return made
+def folder_of(loaded: Source) -> Path:
+    """The pipeline's folder.  Raises BadInput for a model that is not in diffusers' own layout."""
+    if loaded.folder is None or not (loaded.folder / "model_index.json").is_file():
+        raise BadInput(f"{loaded.name} is no diffusers pipeline folder, which opponents load; name one")
+    return loaded.folder
 
 
-def schedulers(loaded: Source, steps: int) -> tuple[Callable[[], Loop | Any], Callable[[], Any]]:
-    """The model's own DDIM scheduler, and diffusers' fast one made from its configuration."""
-    assert loaded.folder is not None
-    own = DDIMScheduler.from_pretrained(loaded.folder / "scheduler")
-    return (lambda: own), (lambda: DPMSolverMultistepScheduler.from_config(own.config))
+def ddim(loaded: Source) -> Any:
+    """The model's own scheduler."""
+    return DDIMScheduler.from_pretrained(folder_of(loaded) / "scheduler")
 
 
-def eager(loaded: Source) -> Ask:
-    """PyTorch as it comes."""
-    unet = network(loaded)
-    return lambda x, t, labels: unet(x, t, class_labels=labels, return_dict=False)[0]
-
-
-def compiled(loaded: Source) -> Ask:
-    """``torch.compile`` with its defaults."""
-    unet = torch.compile(network(loaded))
-    return lambda x, t, labels: unet(x, t, class_labels=labels, return_dict=False)[0]
+def fast(loaded: Source) -> Any:
+    """diffusers' own fast scheduler, made as its documentation shows."""
+    return DPMSolverMultistepScheduler.from_config(ddim(loaded).config)
 
 
 class Answer(torch.nn.Module):
-    """Tensors in, one tensor out: what converters trace."""
+    """The network as diffusers loads it: tensors in, one tensor out, as converters want it."""
 
-    def __init__(self, unet: UNet2DModel) -> None:
+    def __init__(self, loaded: Source) -> None:
         super().__init__()
-        self.unet = unet
+        folder = folder_of(loaded) / "unet"  # low_cpu_mem_usage wants the accelerate package
+        self.unet = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+        self.eval()
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The network's output."""
+    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """The network's output (n, *shape)."""
         output: torch.Tensor = self.unet(x, t, class_labels=labels, return_dict=False)[0]
         return output
 
 
-def examples(loaded: Source, images: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of the right shapes; schedulers give whole timesteps."""
-    shape = (images, *loaded.shape)
-    return torch.zeros(shape), torch.zeros(images, dtype=torch.int64), torch.zeros(images, dtype=torch.int64)
+def eager(loaded: Source, images: int) -> Ask:
+    """PyTorch as it comes."""
+    return Answer(loaded)
+
+
+def compiled(loaded: Source, images: int) -> Ask:
+    """``torch.compile`` with its defaults."""
+    torch._inductor.config.force_disable_caches = True  # compiling is to be timed, not a cache of an earlier run
+    return torch.compile(Answer(loaded))
 
 
 def openvino(loaded: Source, images: int) -> Ask:
     """A conversion with default settings."""
     import openvino as ov
 
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = ov.convert_model(Answer(network(loaded)), example_input=examples(loaded, images))
+    inputs = examples(loaded, images)
+    with torch.no_grad():
+        model = ov.convert_model(Answer(loaded), example_input=inputs, input=[tuple(part.shape) for part in inputs])
     running = ov.compile_model(model, "CPU")
 
-    def ask(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(running([x.numpy(), t.numpy(), labels.numpy()])[0].copy())
+    def ask(*parts: torch.Tensor | None) -> torch.Tensor:
+        return torch.from_numpy(running([part.numpy() for part in parts if part is not None])[0].copy())
 
     return ask
 
@@ -146,18 +144,23 @@ def onnxruntime(loaded: Source, images: int) -> Ask:
     """An export and a session with default settings."""
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(Answer(network(loaded)), examples(loaded, images), path, dynamo=True, verbose=False)
+        torch.onnx.export(Answer(loaded), examples(loaded, images), path, dynamo=True, verbose=False)
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [port.name for port in session.get_inputs()]
 
-    def ask(x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        feed = dict(zip(names, (x.numpy(), t.numpy(), labels.numpy()), strict=True))
-        return torch.from_numpy(session.run(None, feed)[0])
+    def ask(*parts: torch.Tensor | None) -> torch.Tensor:
+        feed = [part.numpy() for part in parts if part is not None]
+        return torch.from_numpy(session.run(None, dict(zip(names, feed, strict=True)))[0])
 
     return ask
+
+
+def examples(loaded: Source, images: int) -> tuple[torch.Tensor, ...]:
+    """Inputs of the right shapes; schedulers give whole timesteps."""
+    whole = [torch.zeros(images, dtype=torch.int64) for _ in range(1 if loaded.num_labels is None else 2)]
+    return (torch.zeros((images, *loaded.shape)), *whole)  # apart, or a tracer takes two inputs for one
 
 
 class Azula:
@@ -170,13 +173,12 @@ class Azula:
 
         target = loaded.build()
 
-        class Ours(Schedule):  # type: ignore[misc]
+        class Ours(Schedule):
             def __call__(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
                 known = (target.schedule.alpha(t.numpy()), target.schedule.sigma(t.numpy()))
-                alpha, sigma = (torch.as_tensor(np.asarray(part)).to(t.dtype) for part in known)
-                return alpha, sigma
+                return torch.as_tensor(known[0], dtype=t.dtype), torch.as_tensor(known[1], dtype=t.dtype)
 
-        class Asked(Denoiser):  # type: ignore[misc]
+        class Asked(Denoiser):
             schedule = Ours()
 
             def forward(self, x: torch.Tensor, t: torch.Tensor, **labels: Any) -> Any:
@@ -193,33 +195,41 @@ class Azula:
         return made.float()
 
 
+ENGINES: dict[str, Callable[[Source, int], Ask]] = {
+    "eager": eager,
+    "torch.compile": compiled,
+    "OpenVINO": openvino,
+    "ONNX Runtime": onnxruntime,
+}
+NEEDED = {"ONNX Runtime": ("onnxruntime", "onnxscript")}
+
+
 def entries(loaded: Source, winner: Plan, images: int) -> dict[str, pair.Builder]:
-    """Everything that takes part, by the name that the table shows."""
-    sampler = winner.find("sampler")
-    steps = int(getattr(sampler, "steps", STEPS))
-    own, fast = schedulers(loaded, steps)
-    found: dict[str, pair.Builder] = {REFERENCE: lambda: Loop(eager(loaded), own(), STEPS)}
-    makers: list[tuple[str, str, Callable[[], Ask]]] = [
-        ("eager", "", lambda: eager(loaded)),
-        ("torch.compile", "", lambda: compiled(loaded)),
-        ("OpenVINO", "openvino", lambda: openvino(loaded, images)),
-        ("ONNX Runtime", "onnxruntime", lambda: onnxruntime(loaded, images)),
-    ]
-    for name, needs, make in makers:
-        if needs and find_spec(needs) is None:
+    """Everything that takes part, by the name that the table shows; what is not installed does not."""
+    sampler = next((technique for technique in winner.techniques if isinstance(technique, Sampler)), None)
+    steps = STEPS if sampler is None else sampler.steps
+    found: dict[str, pair.Builder] = {}
+    for name, engine in ENGINES.items():
+        if any(find_spec(needed) is None for needed in NEEDED.get(name, ())):
             continue
-        found.setdefault(f"diffusers, DDIM {STEPS}, {name}", lambda make=make: Loop(make(), own(), STEPS))  # type: ignore[misc]
-        if name != "torch.compile":
-            found[f"diffusers, DPM-Solver++ 2M {steps}, {name}"] = lambda make=make: Loop(make(), fast(), steps)  # type: ignore[misc]
+        found[f"diffusers, DDIM {STEPS}, {name}"] = partial(opponent, loaded, engine, images, ddim, STEPS)
+        if name != "torch.compile":  # another minute of compiling, for the same ratio to eager
+            found[f"diffusers, DPM-Solver++ 2M {steps}, {name}"] = partial(
+                opponent, loaded, engine, images, fast, steps
+            )
     if find_spec("azula") is not None:
-        found[f"azula, DDIM {STEPS}, eager"] = lambda: Azula(loaded)
+        found[f"azula, DDIM {STEPS}, eager"] = partial(Azula, loaded)
     found["hasten, baseline: DDIM 50, eager"] = loaded.build
-    if sampler is not None and winner.find("quantize") is not None:
-        runtime = winner.find("runtime") or Runtime("float32", 1)
-        exact = Plan((runtime, sampler))
-        found[f"hasten, {', '.join(exact.label)}"] = lambda: plans.build(loaded, exact)
-    found[f"hasten, {', '.join(winner.label)}"] = lambda: plans.build(loaded, winner)
+    for plan in (winner.without("quantize")[0], winner):
+        found[f"hasten, {', '.join(plan.label)}"] = partial(plans.build, loaded, plan)
     return found
+
+
+def opponent(
+    loaded: Source, engine: Callable[[Source, int], Ask], images: int, scheduler: Callable[[Source], Any], steps: int
+) -> Loop:
+    """An engine in diffusers' loop, built anew."""
+    return Loop(engine(loaded, images), scheduler(loaded), steps)
 
 
 def winner_of(path: Path | None) -> Plan:
@@ -232,124 +242,118 @@ def winner_of(path: Path | None) -> Plan:
     return plans.from_list(published["candidate"]["plan"])
 
 
-def peak(name: str, options: argparse.Namespace) -> int | None:
+def peak(name: str, plan: Path, options: argparse.Namespace) -> int:
     """Peak resident bytes of building one entry and sampling one case, in a process of its own."""
-    argv = [sys.executable, __file__, str(options.folder), "--only", name, "--images", str(options.images)]
-    try:
-        return peak_bytes([*argv, *(["--plan", str(options.plan)] if options.plan else [])], 600.0)
-    except HastenError as error:
-        print(f"peak memory of {name} was not measured: {error}", file=sys.stderr)
-        return None
+    argv = [sys.executable, __file__, str(options.folder), "--images", str(options.images), "--plan", str(plan)]
+    return peak_bytes([*argv, "--only", name], 600.0)
 
 
-def drift(converged: torch.Tensor, samples: tuple[torch.Tensor, ...]) -> float:
-    """Of the first cases, in dB from the converged samples of the same."""
-    return quality.drift_db(converged, torch.cat(samples[:DRIFT_CASES])[: len(converged)])
-
-
-def rows_of(
-    comparisons: dict[str, pair.Comparison], converged: torch.Tensor, peaks: dict[str, int | None]
-) -> list[dict[str, Any]]:
-    """A row an entry, the reference first."""
-    first = next(iter(comparisons.values()))
-    rows = [
-        {
-            "name": REFERENCE,
-            "seconds_per_image": first.seconds_per_image("baseline"),
-            "speedup": None,
-            "drift_db": drift(converged, first.samples_a),
-            "prepare_seconds": (first.build_seconds_a or 0.0) + (first.warmup_seconds_a or 0.0),
-            "peak_bytes": peaks[REFERENCE],
-        }
-    ]
-    for name, comparison in comparisons.items():
-        if comparison.interval is None:
-            rows.append({"name": name, "failure": comparison.reason})
-            continue
-        found = comparison.interval.inverse()
-        rows.append(
-            {
-                "name": name,
-                "seconds_per_image": comparison.seconds_per_image(name),
-                "speedup": asdict(found) | {"verdict": str(comparison.verdict), "reason": comparison.reason},
-                "drift_db": drift(converged, comparison.samples_b),
-                "prepare_seconds": (comparison.build_seconds_b or 0.0) + (comparison.warmup_seconds_b or 0.0),
-                "peak_bytes": peaks[name],
-            }
-        )
-    return rows
+def row(name: str, side: str, comparison: pair.Comparison, converged: torch.Tensor) -> dict[str, Any]:
+    """The figures of side "a" (the reference) or "b" of a comparison; ``converged`` holds all of its cases."""
+    if comparison.interval is None:
+        return {"name": name, "failure": comparison.reason}
+    samples, build, warmup = (
+        getattr(comparison, f"{what}_{side}") for what in ("samples", "build_seconds", "warmup_seconds")
+    )
+    speedup = asdict(comparison.interval.inverse()) | {
+        "verdict": str(comparison.verdict),
+        "reason": comparison.reason,
+    }
+    return {
+        "name": name,
+        "seconds_per_image": comparison.seconds_per_image(name),
+        "speedup": speedup if side == "b" else None,
+        "drift_db": quality.drift_db(converged, torch.cat(samples)),
+        "prepare_seconds": build + warmup,
+    }
 
 
 def table(result: dict[str, Any]) -> str:
-    """The rows in Markdown, slowest first."""
+    """The rows in Markdown, slowest first, then what failed."""
     lines = [
-        "| | s/image | speed (95 % interval) | drift | peak memory |",
-        "| --- | --- | --- | --- | --- |",
+        "| | s/image | speed (95 % interval) | drift | preparation | peak memory |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     measured = [row for row in result["rows"] if "failure" not in row]
     for row in sorted(measured, key=lambda row: -row["seconds_per_image"]):
         found = row["speedup"]
         speed = "1" if found is None else f"{found['ratio']:.3g}x ({found['low']:.3g} to {found['high']:.3g})"
         if found is not None and found["verdict"] == "UNDECIDED":
-            speed += ", undecided"
-        memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f} MiB"
-        drift = f"{row['drift_db']:.1f} dB" if math.isfinite(row["drift_db"]) else "-"
-        lines.append(f"| {row['name']} | {row['seconds_per_image']:.3g} | {speed} | {drift} | {memory} |")
-    lines += [f"| {row['name']} | failed: {row['failure']} | | | |" for row in result["rows"] if "failure" in row]
+            speed += f", undecided: {found['reason'].partition(':')[0]}"
+        lines.append(
+            f"| {row['name']} | {row['seconds_per_image']:.3g} | {speed} | {row['drift_db']:.1f} dB | "
+            f"{row['prepare_seconds']:.1f} s | {row['peak_bytes'] / 2**20:.0f} MiB |"
+        )
+    lines += [f"| {row['name']} | failed: {row['failure']} | | | | |" for row in result["rows"] if "failure" in row]
     return "\n".join(lines)
 
 
-def arguments() -> argparse.Namespace:
+def remember(comparisons: dict[str, pair.Comparison], result: dict[str, Any], loaded: Source, winner: Plan) -> None:
+    """Add a line to the person's history for each entry."""
+    peaks = {found["name"]: found.get("peak_bytes") for found in result["rows"]}
+    for name, comparison in comparisons.items():
+        renamed = tuple(
+            replace(o, plan="baseline" if o.plan == REFERENCE else "candidate") for o in comparison.observations
+        )
+        unwritten = history.record(
+            "bench",
+            name,
+            history.of_pair(replace(comparison, observations=renamed), None, (peaks[REFERENCE], peaks[name])),
+            sides={
+                side: history.Side(loaded.name, loaded.weight_hash, label, (label,))
+                for side, label in (("a", REFERENCE), ("b", name))
+            },
+            settings={"images_per_case": result["images_per_case"], "winner": winner.hash},
+            env=result["environment"],
+        )
+        if unwritten:
+            print(f"warning: {unwritten}", file=sys.stderr)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default=bundled.folder(), type=Path)
     parser.add_argument("--images", default=4, type=int, help="images per case")
     parser.add_argument("--rounds", default=9, type=int)
-    parser.add_argument("--plan", type=Path, help="hasten's winner; else that of the last demo")
+    parser.add_argument("--plan", type=Path, help="hasten's winner; else that of the last demo, else the published one")
     parser.add_argument("--only", help="build this entry, sample one case, and end")
     parser.add_argument("--results", default=RESULTS, type=Path)
-    return parser.parse_args()
-
-
-def main() -> None:
+    options = parser.parse_args()
     quiet()
-    options = arguments()
     loaded, winner = source.load(options.folder), winner_of(options.plan)
     workload = draw(loaded.shape, options.rounds, options.images, SEED, loaded.labels)
     builders = entries(loaded, winner, options.images)
     if options.only is not None:
         builders[options.only]().sample(workload.cases[0])
         return
-    reference = builders.pop(REFERENCE)
 
     def on_round(done: int, rounds: int) -> None:
         print(f"round {done} of {rounds}", file=sys.stderr, flush=True)
 
-    named = {"baseline": reference, **builders}
-    comparisons = pair.compare_many(named, "baseline", workload, options.rounds, seed=SEED, on_round=on_round)
+    comparisons = pair.compare_many(builders, REFERENCE, workload, options.rounds, seed=SEED, on_round=on_round)
     goal = plans.build(loaded, Plan((Runtime("float32", 1), Sampler("unipc", 100, "logsnr"))))
-    peaks = {name: peak(name, options) for name in (REFERENCE, *builders)}
-    env = environment()
+    converged = torch.cat([goal.sample(case) for case in workload.cases])
+    rows = [row(REFERENCE, "a", next(iter(comparisons.values())), converged)]
+    rows += [row(name, "b", comparison, converged) for name, comparison in comparisons.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan.toml"  # what is named may be written anew meanwhile
+        plans.write(winner, plan)
+        for found in rows:
+            if "failure" not in found:
+                found["peak_bytes"] = peak(found["name"], plan, options)
+    observations = {id(o): asdict(o) for comparison in comparisons.values() for o in comparison.observations}
     result = {
         "model": loaded.name,
         "images_per_case": options.images,
         "rounds": options.rounds,
         "winner": winner.to_list(),
-        "rows": rows_of(comparisons, torch.cat([goal.sample(c) for c in workload.cases[:DRIFT_CASES]]), peaks),
-        "observations": [asdict(o) for o in {id(o): o for c in comparisons.values() for o in c.observations}.values()],
-        "environment": env,
+        "rows": rows,
+        "observations": list(observations.values()),
+        "environment": environment(),
     }
     write_text(options.results, json.dumps(result, indent=1) + "\n")
+    remember(comparisons, result, loaded, winner)
     print(table(result))
-    for name, comparison in comparisons.items():
-        sides = {
-            "a": history.Side(loaded.name, loaded.weight_hash, "", [REFERENCE]),
-            "b": history.Side(loaded.name, loaded.weight_hash, name, [name]),
-        }
-        figures = history.of_pair(comparison, None, (peaks[REFERENCE], peaks[name]))
-        settings = {"images": options.images}
-        warning = history.record("bench", name, figures, sides=sides, settings=settings, env=env)
-        if warning:
-            print(f"warning: {warning}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from hasten.propose import Refusal
 from hasten.technique.plan import Plan
 
 VERSION = 1
+ONCE = "import sys; from hasten.subject import sample_once; sample_once(*sys.argv[1:])"
 
 
 def speedup(comparison: Comparison, name: str = "ratio") -> dict[str, Any]:
@@ -63,7 +64,7 @@ def peak_memory(source: Source, artifact: Path, images: int, warnings: list[str]
 
     def measure(what: Path) -> int | HastenError:
         try:
-            return peak_bytes([sys.executable, "-m", "hasten", "sample", str(what), "-n", str(images)], 300.0)
+            return peak_bytes([sys.executable, "-c", ONCE, str(what), str(images)], 300.0)
         except HastenError as error:
             return error
 

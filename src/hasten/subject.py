@@ -16,6 +16,7 @@ from hasten.errors import BadInput
 from hasten.model import source as sources
 from hasten.model.source import Source
 from hasten.model.target import Target
+from hasten.model.workload import draw
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 
@@ -33,6 +34,12 @@ class Subject:
     def label(self) -> str:
         """For people: "DDIM 50 steps, PyTorch eager, float32"."""
         return ", ".join(self.plan.label)
+
+
+def sample_once(text: str, images: str) -> None:
+    """One case of ``images`` samples: what a process of its own does whose peak memory is measured."""
+    named = read(text)
+    named.build().sample(draw(named.source.shape, 1, int(images), 0, named.source.labels).cases[0])
 
 
 def read(text: str | Path, guidance: float = 1.0, device: str = "cpu") -> Subject:

@@ -39,7 +39,7 @@ from hasten.train.step import Epoch, TrainStep
 
 KINDS = ("sample", "step", "train-step", "epoch")
 TRAINED = ("train-step", "epoch")
-REFERENCE_IMAGES = 256
+REFERENCE_IMAGES, UNTIMED_BATCH = 256, 32
 CURVE_ROUNDS = FEWEST_ROUNDS
 # Shares of the time by whose end no further round of a phase begins.
 REFERENCE_END, ROUNDS_END, CURVE_END, PAIRS_END = 0.2, 0.55, 0.7, 0.9
@@ -210,8 +210,8 @@ def read_reference(asked: Asked, features: Features | None) -> quality.Reference
         return quality.reference(network, train, origin=asked.data.name, real=kept_apart, features=features)
     target = asked.a.build()
     made: list[torch.Tensor] = []
-    for case in asked.workload(-(-REFERENCE_IMAGES // asked.images), asked.images, 3).cases:
-        if len(made) * asked.images >= quality.MIN_PAIRS and asked.over(REFERENCE_END):
+    for case in asked.workload(-(-REFERENCE_IMAGES // UNTIMED_BATCH), UNTIMED_BATCH, 3).cases:
+        if made and asked.over(REFERENCE_END):
             break
         made.append(target.sample(case))
     return quality.reference(network, torch.cat(made), origin="A's own samples from other noise", features=features)

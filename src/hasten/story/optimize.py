@@ -32,7 +32,7 @@ from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 
 SEARCH_END = 0.34  # the share of the time by whose end no further trial begins
-SEARCH_CASES, REFERENCE_IMAGES = 4, 256
+SEARCH_CASES, REFERENCE_IMAGES, UNTIMED_BATCH = 4, 256, 32
 
 
 def optimize(
@@ -191,7 +191,7 @@ def read_reference(run: Run, target: Target, tried: list[Engine], features: Feat
         train = run.data.part(held_out=False)[0]
         return quality.reference(target, train, origin=run.data.name, real=kept_apart, features=features)
     converged = engines.faithful(run, tried, engines.CONVERGED)
-    cases = run.workload(REFERENCE, -(-REFERENCE_IMAGES // run.images_per_case)).cases
+    cases = run.workload(REFERENCE, -(-REFERENCE_IMAGES // UNTIMED_BATCH), UNTIMED_BATCH).cases
     run.warnings.append("no data was given: distances are to the model's own converged samples")
     made = torch.cat([converged.sample(case) for case in cases])
     return quality.reference(target, made, origin="the model's own converged samples", features=features)
