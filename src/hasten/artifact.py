@@ -84,6 +84,12 @@ def load(folder: Path | str, source: Source | None = None) -> tuple[Target, Sour
 
     Raises BadInput when the folder is no artifact, or was made from other weights than ``source`` has.
     """
+    source, plan, prepared = parts(folder, source)
+    return plans.build(source, plan, prepared), source, plan
+
+
+def parts(folder: Path | str, source: Source | None = None) -> tuple[Source, Plan, Prepared]:
+    """What the artifact's target is built from; see :func:`load`."""
     folder = Path(folder)
     about = _about(folder)
     if source is None:
@@ -93,8 +99,7 @@ def load(folder: Path | str, source: Source | None = None) -> tuple[Target, Sour
     if source.weight_hash != about["weight_hash"]:
         raise BadInput(f"{folder} was made from other weights ({about['weight_hash'][:12]}) than {source.name} has")
     plan = plans.read(folder / "plan.toml")
-    prepared = Prepared(str(about["prepared_key"]), folder / "prepared", complete=True)
-    return plans.build(source, plan, prepared), source, plan
+    return source, plan, Prepared(str(about["prepared_key"]), folder / "prepared", complete=True)
 
 
 def verify(folder: Path | str, source: Source | None = None) -> Verification:

@@ -117,7 +117,7 @@ def optimize(
     help="What is timed: whole samples, one evaluation of the network, a training step, all the data once.",
 )
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images of one case.")
-@click.option("--batches", default="1,4", show_default=True, help="Further batch sizes, for a curve; '' none.")
+@click.option("--batches", help="Further batch sizes, for a curve: 1,4 for samples and steps by default; '' none.")
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(1, 1000), help="Rounds, time allowing.")
 @click.option("--gate", help="Conditions for the exit status: speed>=1.5,quality<=2%,memory<=1.1,drift>=30.")
 @FEATURES
@@ -132,7 +132,7 @@ def compare(
     data: str | None,
     kind: str,
     batch: int,
-    batches: str,
+    batches: str | None,
     rounds: int,
     gate: str | None,
     features: str | None,
@@ -150,6 +150,8 @@ def compare(
     from hasten import gate as gates
 
     conditions = gates.parse(gate) if gate is not None else ()
+    if batches is None:
+        batches = "1,4" if kind in ("sample", "step") else ""
     sizes = [size.strip() for size in batches.split(",") if size.strip()]
     if not all(size.isdigit() and 1 <= int(size) <= 4096 for size in sizes):
         raise BadInput(f"--batches {batches!r}: write sizes of 1 to 4096, such as 1,4,64")

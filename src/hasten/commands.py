@@ -80,10 +80,11 @@ def compare(
 ) -> dict[str, Any]:
     """Load the data, compare, write the result."""
     brought = None if features is None else bring(features)
+    first, second = (subject.read(text, device=device) for text in (a, b))
     result = comparing.compare(
-        a,
-        b,
-        data=data_for(subject.read(a, device=device).source, data),
+        first,
+        second,
+        data=data_for(first.source, data),
         kind=kind,
         rounds=rounds,
         images=batch,
@@ -113,11 +114,11 @@ def profile(
     progress: Progress,
 ) -> dict[str, Any]:
     """Load the data, profile, write the page."""
-    found = None if data is None else data_for(subject.read(source, device=device).source, data)
+    named = subject.read(source, device=device)
     result = profiling.profile(
-        source,
+        named,
         what=what,
-        data=found,
+        data=data_for(named.source, data),
         images=batch,
         train=train,
         device=device,

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from hasten.data.array import Data
 from hasten.environment import environment
 from hasten.errors import HastenError
 from hasten.files import write_text
-from hasten.measure.memory import peak_bytes
+from hasten.measure.memory import peaks_at_once
 from hasten.measure.pair import Comparison, Observation
 from hasten.measure.profile import Row
 from hasten.measure.quality import Quality
@@ -62,19 +61,12 @@ def peak_memory(source: Source, artifact: Path, images: int, warnings: list[str]
         warnings.append("peak memory was not measured: a module of your own can't be built in another process")
         return {"baseline": None, "candidate": None}
 
-    def measure(what: Path) -> int | HastenError:
-        try:
-            return peak_bytes([sys.executable, "-c", ONCE, str(what), str(images)], 300.0)
-        except HastenError as error:
-            return error
-
+    programs = [[sys.executable, "-c", ONCE, str(what), str(images)] for what in (source.folder, artifact)]
     peaks: dict[str, int | None] = {}
-    with ThreadPoolExecutor() as pool:
-        found = zip(("baseline", "candidate"), pool.map(measure, (source.folder, artifact)), strict=True)
-        for name, answer in found:
-            if isinstance(answer, HastenError):
-                warnings.append(f"peak memory of the {name} was not measured: {answer}")
-            peaks[name] = None if isinstance(answer, HastenError) else answer
+    for name, found in zip(("baseline", "candidate"), peaks_at_once(programs, 300.0), strict=True):
+        if isinstance(found, HastenError):
+            warnings.append(f"peak memory of the {name} was not measured: {found}")
+        peaks[name] = None if isinstance(found, HastenError) else found
     return peaks
 
 

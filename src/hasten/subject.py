@@ -49,7 +49,7 @@ def read(text: str | Path, guidance: float = 1.0, device: str = "cpu") -> Subjec
     """
     text = str(text)
     if artifact.is_artifact(text):
-        _, source, plan = artifact.load(text)
+        source, plan, _ = artifact.parts(text)
         return Subject(text, source, plan, lambda: artifact.load(text)[0])
     folder, plus, file = text.rpartition("+")
     if not plus or Path(text).exists():

@@ -119,6 +119,7 @@ def test_a_bad_folder_is_refused_before_torch_is_there(tiny_folder: Path, tmp_pa
     assert subprocess.run([sys.executable, "-c", code, str(folder)], check=False).returncode == 0
 
 
+@pytest.mark.alone
 def test_help_is_quick() -> None:
     times = []
     for _ in range(3):

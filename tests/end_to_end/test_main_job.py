@@ -12,26 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from hasten import cli
+from command_line import hasten
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-def hasten(*arguments: str | Path) -> int:
-    """The exit status of the command line, run in this process."""
-    try:
-        cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    raise AssertionError("main() must exit")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HASTEN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

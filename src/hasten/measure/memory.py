@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from hasten.errors import HastenError
@@ -27,6 +28,19 @@ _, status, usage = os.wait4(child, 0)
 print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
 """
 _UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+
+
+def peaks_at_once(programs: Sequence[Sequence[str]], timeout: float) -> list[int | HastenError]:
+    """:func:`peak_bytes` of several programs that run at the same time, or why it isn't known."""
+
+    def measure(argv: Sequence[str]) -> int | HastenError:
+        try:
+            return peak_bytes(argv, timeout)
+        except HastenError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(measure, programs))
 
 
 def peak_bytes(argv: Sequence[str], timeout: float) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from hasten.data.array import Data
 from hasten.diffusion import solvers, times
 from hasten.diffusion.prediction import PREDICTIONS, Prediction
 from hasten.diffusion.schedule import Schedule
@@ -68,6 +69,12 @@ class Source:
         if self.num_labels is None:
             return None
         return [label for label in range(self.num_labels) if label != self.null_label]
+
+    def labels_of(self, data: Data | None) -> list[int] | None:
+        """The labels that cases are drawn for: as frequent as in ``data`` where it has the model's, else all alike."""
+        if self.num_labels is not None and data is not None and data.label_names == self.label_names:
+            return list(data.labels.tolist())
+        return self.labels
 
 
 def load(

@@ -46,13 +46,8 @@ class Run:
         self.progress(phase, detail, max(self.began + self.seconds - time.perf_counter(), 0.0))
 
     def workload(self, purpose: int, cases: int, images: int | None = None) -> Workload:
-        """Cases of ``images`` (the run's own number by default) for one purpose.
-
-        Labels are as frequent as in the data where it has the model's labels, else all alike.
-        """
-        labels = self.source.labels
-        if labels is not None and self.data is not None and self.data.label_names == self.source.label_names:
-            labels = self.data.labels.tolist()
+        """Cases of ``images`` (the run's own number by default) for one purpose."""
+        labels = self.source.labels_of(self.data)
         return draw(self.source.shape, cases, images or self.images_per_case, self.seed * 10 + purpose, labels)
 
     def build(self, plan: Plan) -> Target:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from hasten.errors import BadInput, HastenError
 from hasten.gate import Condition
 from hasten.measure import pair, quality
 from hasten.measure.features import Features, network_features
-from hasten.measure.memory import peak_bytes
+from hasten.measure.memory import peaks_at_once
 from hasten.measure.pair import Comparison
 from hasten.measure.stats import FEWEST_ROUNDS
 from hasten.model.target import Target
@@ -40,7 +40,6 @@ from hasten.train.step import Epoch, TrainStep
 KINDS = ("sample", "step", "train-step", "epoch")
 TRAINED = ("train-step", "epoch")
 REFERENCE_IMAGES, UNTIMED_BATCH = 256, 32
-CURVE_ROUNDS = FEWEST_ROUNDS
 # Shares of the time by whose end no further round of a phase begins.
 REFERENCE_END, ROUNDS_END, CURVE_END, PAIRS_END = 0.2, 0.55, 0.7, 0.9
 Progress = Callable[[str, str, float], None]
@@ -69,17 +68,20 @@ class Asked:
         self.progress(phase, detail, max(self.began + self.seconds - time.perf_counter(), 0.0))
 
     def workload(self, cases: int, images: int, purpose: int) -> Workload:
-        """Cases by purpose; labels as frequent as in the data, else all alike."""
+        """Cases by purpose."""
         source = self.a.source
-        labels = source.labels
-        if labels is not None and self.data is not None and self.data.label_names == source.label_names:
-            labels = self.data.labels.tolist()
-        return draw(source.shape, cases, images, self.seed * 10 + purpose, labels)
+        return draw(source.shape, cases, images, self.seed * 10 + purpose, source.labels_of(self.data))
+
+    def timed_images(self, images: int) -> int:
+        """How many images one timed call takes at this batch size: an epoch takes all the data, in whole batches."""
+        if self.kind != "epoch" or self.data is None:
+            return images
+        return int((~self.data.held_out).sum()) // images * images
 
 
 def compare(
-    a: str,
-    b: str,
+    a: str | Path | Subject,
+    b: str | Path | Subject,
     *,
     data: Data | None = None,
     kind: str = "sample",
@@ -93,7 +95,7 @@ def compare(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare what ``a`` and ``b`` name; ratios are of B against A.
+    """Compare ``a`` and ``b``, or what they name; speed-ups are of B over A.
 
     ``images``: the batch size of the main figure; ``batches``: further sizes, for a curve of samples per second.
     ``seconds`` bounds the whole, but nine rounds are made in any case.  ``conditions``: a gate
@@ -101,7 +103,7 @@ def compare(
 
     Raises BadInput for what can't be asked the same questions or can't be trained, HastenError when a side fails.
     """
-    first, second = (subject.read(text, device=device) for text in (a, b))
+    first, second = (one if isinstance(one, Subject) else subject.read(one, device=device) for one in (a, b))
     check_alike(first, second, kind, data)
     asked = Asked(first, second, kind, data, images, seed, time.perf_counter(), seconds, progress or (lambda *_: None))
     for condition in conditions:
@@ -114,18 +116,15 @@ def compare(
         reference = read_reference(asked, features)
     main = timed(asked, images, rounds, lambda: asked.over(ROUNDS_END))
     if main.interval is None:
-        raise HastenError(f"{a} and {b} could not be compared: {main.reason}")
+        raise HastenError(f"{first.text} and {second.text} could not be compared: {main.reason}")
     curve = [
-        curve_row(size, main if size == images else timed(asked, size, CURVE_ROUNDS, lambda: asked.over(CURVE_END)))
+        curve_row(size, main if size == images else timed(asked, size, FEWEST_ROUNDS, lambda: asked.over(CURVE_END)))
         for size in sorted({*batches, images})
     ]
     judged = None if reference is None else judge(asked, main, reference, conditions)
     asked.say("memory", "each in a process of its own")
     warnings = list(main.warnings)
-    with ThreadPoolExecutor() as pool:
-        sides = ((first, "baseline"), (second, "candidate"))
-        running = [pool.submit(peak, asked, named, name, main, warnings) for named, name in sides]
-        peaks = [one.result() for one in running]
+    peaks = peak_memory(asked, main, warnings)
     found = speedup(main)
     few = found["rounds"] < FEWEST_ROUNDS
     figures = gate.Figures(
@@ -165,8 +164,6 @@ def remember(
 ) -> list[str]:
     """Add the comparison to the history; the warning of one that can't be written to."""
     figures = history.of_pair(main, judged, peaks)
-    if asked.kind == "epoch":  # the images of a case are a batch there, not the epoch
-        figures = {name: figure for name, figure in figures.items() if not name.startswith("seconds_per_image")}
     sides = {
         name: history.Side(named.source.name, named.source.weight_hash, named.plan.hash, named.plan.label)
         for name, named in (("a", asked.a), ("b", asked.b))
@@ -229,7 +226,7 @@ def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> C
     return pair.compare(
         workers(asked, asked.a),
         workers(asked, asked.b),
-        asked.workload(rounds, images, 1),
+        Timed(asked.workload(rounds, images, 1).cases, asked.timed_images(images)),
         rounds,
         seed=asked.seed,
         stop=lambda: done >= min(FEWEST_ROUNDS, rounds) and late(),
@@ -244,11 +241,18 @@ def workers(asked: Asked, named: Subject) -> pair.Builder:
     if asked.kind not in TRAINED:
         return named.build
     assert asked.data is not None
-    clean, given = (torch.from_numpy(part) for part in asked.data.part(held_out=False))
-    labels = None if named.source.labels is None else given
+    data = asked.data
     if asked.kind == "train-step":
-        return lambda: TrainStep(named.build(), clean, labels)
-    return lambda: Epoch(TrainStep(named.build(), clean, labels))
+        return lambda: TrainStep.on(named.build(), data)
+    return lambda: Epoch(TrainStep.on(named.build(), data))
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Cases, and how many images one timed call takes (:class:`hasten.measure.pair.Workload`)."""
+
+    cases: tuple[Case, ...]
+    images_per_case: int
 
 
 @dataclass
@@ -293,20 +297,12 @@ def curve_row(size: int, comparison: Comparison) -> dict[str, Any]:
     return {"images_per_case": size, "images_per_second": per_second, "speedup": speedup(comparison)}
 
 
-def side(
-    named: Subject, comparison: Comparison, name: str, peak_of_its_own: int | None, asked: Asked
-) -> dict[str, Any]:
+def side(named: Subject, comparison: Comparison, name: str, peak: int | None, asked: Asked) -> dict[str, Any]:
     """A or B in plain values; what a case's seconds are depends on the kind."""
-    seconds = comparison.seconds_per_image(name) * asked.images
-    counted: dict[str, Any] = {"seconds": seconds}
-    if asked.kind in ("sample", "step"):
-        counted["seconds_per_image"] = seconds / asked.images
-    else:
-        counted["images_per_second"] = asked.images / seconds
-        if asked.kind == "epoch":
-            assert asked.data is not None
-            steps = int((~asked.data.held_out).sum()) // asked.images
-            counted |= {"images_per_second": steps * asked.images / seconds, "steps": steps}
+    each, images = comparison.seconds_per_image(name), asked.timed_images(asked.images)
+    counted: dict[str, Any] = {"seconds": each * images, "seconds_per_image": each, "images_per_second": 1.0 / each}
+    if asked.kind == "epoch":
+        counted["steps"] = images // asked.images
     return {
         "subject": named.text,
         "source": named.source.name,
@@ -317,25 +313,29 @@ def side(
         **counted,
         "build_seconds": comparison.build_seconds_a if name == "baseline" else comparison.build_seconds_b,
         "warmup_seconds": comparison.warmup_seconds_a if name == "baseline" else comparison.warmup_seconds_b,
-        "peak_bytes": peak_of_its_own,
+        "peak_bytes": peak,
     }
 
 
 ONCE = "import sys; from hasten.story.compare import once; once(*sys.argv[1:])"
 
 
-def peak(asked: Asked, named: Subject, name: str, main: Comparison, warnings: list[str]) -> int | None:
-    """Peak bytes: of the accelerator's allocator where there is one, else resident, once in a process of its own."""
-    allocated = [o.peak_bytes for o in main.observations if o.plan == name and o.peak_bytes is not None]
-    if allocated:
-        return max(allocated)
+def peak_memory(asked: Asked, main: Comparison, warnings: list[str]) -> list[int | None]:
+    """Peak bytes of both: of the accelerator's allocator where there is one, else resident, each in its own process."""
+    allocated = [
+        [o.peak_bytes for o in main.observations if o.plan == name and o.peak_bytes is not None]
+        for name in ("baseline", "candidate")
+    ]
+    if all(allocated):
+        return [max(each) for each in allocated]
     data = "" if asked.data is None else asked.data.name
-    words = [named.text, asked.kind, str(asked.images), data, named.source.device]
-    try:
-        return peak_bytes([sys.executable, "-c", ONCE, *words], 600.0)
-    except HastenError as error:
-        warnings.append(f"peak memory of {named.text} was not measured: {error}")
-        return None
+    words = [asked.kind, str(asked.images), data, asked.a.source.device]
+    sides = (asked.a, asked.b)
+    found = peaks_at_once([[sys.executable, "-c", ONCE, named.text, *words] for named in sides], 600.0)
+    for named, answer in zip(sides, found, strict=True):
+        if isinstance(answer, HastenError):
+            warnings.append(f"peak memory of {named.text} was not measured: {answer}")
+    return [None if isinstance(answer, HastenError) else answer for answer in found]
 
 
 def once(text: str, kind: str, images: str, data: str, device: str) -> None:
@@ -345,11 +345,9 @@ def once(text: str, kind: str, images: str, data: str, device: str) -> None:
     named = subject.read(text, device=device)
     shape = named.source.shape
     found = loader.by_name(data, shape[-1], channels=shape[0]) if data and kind in TRAINED else None
-    asked = Asked(named, named, "train-step" if kind == "epoch" else kind, found, int(images), 0, 0.0, 0.0, _silent)
+    asked = Asked(
+        named, named, "train-step" if kind == "epoch" else kind, found, int(images), 0, 0.0, 0.0, lambda *_: None
+    )
     worker = workers(asked, named)()
     for case in asked.workload(2 if kind in TRAINED else 1, int(images), 1).cases:
         worker.sample(case)
-
-
-def _silent(*_: Any) -> None:
-    pass

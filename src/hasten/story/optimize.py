@@ -31,6 +31,7 @@ from hasten.stages.run import REFERENCE, SEARCH, Progress, Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 
+TRIALS = 2  # what a trial of the history holds; counted up when that changes
 SEARCH_END = 0.34  # the share of the time by whose end no further trial begins
 SEARCH_CASES, REFERENCE_IMAGES, UNTIMED_BATCH = 4, 256, 32
 
@@ -67,7 +68,7 @@ def optimize(
         raise BadInput(f"{source.name} makes samples of shape {source.shape}, data {data.name} has {data.shape}")
     with guard.holding(out), guard.stopping() as stopped:
         run = Run(source, data, out, budget, seconds, images_per_case, seed, progress or (lambda *_: None), stopped)
-        check_same(run, resume)
+        check_same(run, resume, None if features is None else features.name)
         return _optimize(run, command, features)
 
 
@@ -164,11 +165,14 @@ def record(run: Run, confirmed: Confirmed, made: dict[str, Any]) -> None:
     made["warnings"] += [unwritten] if unwritten else []
 
 
-def check_same(run: Run, resume: bool) -> None:
+def check_same(run: Run, resume: bool, features: str | None) -> None:
     """Write down what the history of ``out`` belongs to; raise BadInput when it belongs to something else."""
     path = run.out / "run.json"
     mine = {
+        "trials": TRIALS,
         "weights": run.source.weight_hash,
+        "device": run.source.device,
+        "features": features,
         "guidance": run.source.guidance,
         "data": None if run.data is None else run.data.name,
         "batch": run.images_per_case,

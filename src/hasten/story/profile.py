@@ -87,7 +87,7 @@ class Asked:
 
 
 def profile(
-    source: str | Path | Source,
+    source: str | Path | Source | Subject,
     *,
     what: str = "all",
     data: Data | None = None,
@@ -99,7 +99,7 @@ def profile(
     command: str = "hasten.profile(...)",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Profile what ``source`` names (:mod:`hasten.subject`) with ``images`` at once.
+    """Profile ``source``, or what it names (:mod:`hasten.subject`), with ``images`` at once.
 
     ``what``: "ops", "steps", "python", "memory" or "all".  With ``train`` a training step on ``data`` takes the place
     of a sample.  ``out`` gets ``profile.json`` and, with "ops", ``trace.json``.  Returns plain values, ready for JSON;
@@ -127,7 +127,7 @@ def profile(
         )
     say("profile", "building the model", 0.0)
     target = named.build()
-    step = train_step(target, named.source, data) if train else None
+    step = TrainStep.on(target, data) if train and data is not None else None
     say("profile", "this machine's peaks", 0.0)
     found = environment()
     peaks = roofline.peaks(target.facts.device, fingerprint(found))
@@ -183,18 +183,13 @@ def remember(result: dict[str, Any], named: Subject) -> None:
     result["notes"] += [warning] if warning else []
 
 
-def read(source: str | Path | Source, device: str) -> Subject:
+def read(source: str | Path | Source | Subject, device: str) -> Subject:
     """The subject; a :class:`Source` is one without a plan."""
+    if isinstance(source, Subject):
+        return source
     if isinstance(source, Source):
         return Subject(source.name, source, Plan(), source.build)
     return subject.read(source, device=device)
-
-
-def train_step(target: Target, source: Source, data: Data | None) -> TrainStep:
-    """A training step on the data's training part."""
-    assert data is not None
-    clean, given = (torch.from_numpy(part) for part in data.part(held_out=False))
-    return TrainStep(target, clean, None if source.labels is None else given)
 
 
 def prepare(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from hasten.data.array import Data
 from hasten.data.loader import batch_indices
 from hasten.diffusion.prediction import from_sample, input_scale
 from hasten.errors import BadInput
@@ -33,6 +34,12 @@ class TrainStep:
         self.clean, self.labels = clean, labels
         self.module = target.network.module.train().requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=LEARNING_RATE, fused=True)
+
+    @classmethod
+    def on(cls, target: Target, data: Data) -> TrainStep:
+        """A step on the data's training part; its labels only where the network takes them."""
+        clean, labels = (torch.from_numpy(part) for part in data.part(held_out=False))
+        return cls(target, clean, None if target.facts.num_labels is None else labels)
 
     def forward(self, case: Case, chosen: torch.Tensor | None = None) -> torch.Tensor:
         """The errors (n,) of a batch as large as the case, with its noise; ``chosen`` (n,): which data."""

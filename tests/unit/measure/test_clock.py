@@ -51,6 +51,7 @@ def test_its_own_cost_is_small_and_known():
     assert clock.shortest_seconds == pytest.approx(200 * max(clock.overhead_seconds, clock.tick_seconds))
 
 
+@pytest.mark.alone
 def test_a_busy_millisecond_is_a_millisecond():
     def busy():
         end = time.perf_counter() + 1e-3

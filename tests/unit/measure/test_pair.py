@@ -293,6 +293,7 @@ def test_a_comparison_of_nothing_is_refused(machine, load, reference):
         compare_many({"a": machine.builder("a", 1.0), "b": machine.builder("b", 1.0)}, reference, load)
 
 
+@pytest.mark.alone
 def test_real_time_on_this_machine():
     """No script: a target that computes twice as much takes twice the CPU time, whatever else runs here."""
 

@@ -243,6 +243,7 @@ def test_time_that_only_the_plain_evaluation_takes_is_the_residual_and_not_hidde
     assert found.overhead == pytest.approx(0.5)
 
 
+@pytest.mark.alone
 def test_rows_of_a_real_network_add_up_to_its_measured_seconds():
     """By this process's own CPU time, on one thread, so that other programs don't count."""
     from hasten.model.folder import unet
