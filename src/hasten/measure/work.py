@@ -69,9 +69,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten.dropout.default and not args[2]:
-            return args[
-                0
-            ]  # split up under inference_mode, one that is off would copy its input, as it never does alone
+            # split up under inference_mode, one that is off would copy its input, as it never does alone
+            return args[0]
         with self:  # a composite operator is split up, as running it does, so that what is counted is what runs
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
