@@ -30,3 +30,22 @@ def test_every_type_weighs_the_same_error_of_the_clean_sample_alike(prediction: 
     clean_error = to_sample(prediction, 0.0, 0.01, alpha, sigma)  # of an output that is off by 0.01
     weighted = loss.min_snr(prediction, np.array([s]), 5.0)[0] * 0.01**2
     assert weighted == pytest.approx(min(1 / s**2, 5.0) * clean_error**2)
+
+
+def test_p2_is_the_papers_for_epsilon() -> None:
+    assert loss.p2("epsilon", S, 1.0) == pytest.approx(1.0 / (1.0 + SNR))
+    assert loss.p2("epsilon", S, 0.0) == pytest.approx(1.0)
+
+
+def test_edm_is_one_for_its_own_network_and_the_papers_for_a_clean_sample() -> None:
+    assert loss.edm("edm", S) == pytest.approx(1.0)
+    assert loss.edm("sample", S) == pytest.approx((S**2 + 0.25) / (S * 0.5) ** 2)
+
+
+@pytest.mark.parametrize("name", ["p2", "edm"])
+def test_a_weighting_is_of_the_clean_sample_whatever_is_predicted(name: str) -> None:
+    plain = loss.WEIGHTINGS[name]("sample", S, 1.0)
+    alpha = 1.0 / np.sqrt(1.0 + S * S)
+    for prediction in PREDICTIONS:
+        clean_error = to_sample(prediction, 0.0, 1.0, alpha, S * alpha)
+        assert loss.WEIGHTINGS[name](prediction, S, 1.0) == pytest.approx(plain * clean_error**2)
