@@ -126,10 +126,10 @@ class Spike:
     """Tells leaps of the training loss from its noise, by the z-score of its logarithm.
 
     A leap is a logarithm more than ``zscore`` running standard deviations, and more than ``log(least)``, over the
-    running mean, after ``warmup_steps`` losses.  What leaps enters the statistics only up to the limit, so that one leap
-    does not hide the next, and a lasting higher level is accepted in the end.  The memory is 20 losses: on the
-    bundled model's own curve, with every 97th loss tripled, nothing was missed and nothing else fired; one of 100 losses
-    remembers the fall at a run's start, and missed five.
+    running mean, after ``warmup_steps`` losses.  What leaps enters the statistics only up to the limit, so that one
+    does not hide the next, and a lasting higher level is accepted in the end.  The memory is 20 losses: on the bundled
+    model's own curve, with every 97th loss tripled, nothing was missed and nothing else fired; a memory of 100 losses
+    holds the fall at a run's start, and missed the first five.
     """
 
     zscore: float = 6.0

@@ -1,0 +1,74 @@
+"""Weight normalisation, so that no weight grows without end: by torch's parametrization, or forced after each step.
+
+* :func:`parametrize_`: ``w = g v / |v|`` by row, ``g`` and ``v`` learnt (Salimans and Kingma 2016, arXiv:1602.07868,
+  eq. 2); :func:`fold_` puts the plain weights back before anything is saved for others.
+* :class:`Forced`: after each step every row is brought back to the length that it had at the start, so that only its
+  direction is learnt (Karras et al. 2024, arXiv:2312.02696, section 2.3, for a network that is not built for it).
+
+A row is what makes one output channel.  Rows of zeros, such as those of a layer that starts at zero, have no direction
+and are left alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+LAYERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+SMALLEST = 1e-12
+
+
+def layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The linear and convolution layers in ``module``, by name."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, LAYERS)}
+
+
+def parametrize_(module: torch.nn.Module) -> None:
+    """Put weight normalisation on each layer but for those with a row of zeros, whose direction is undefined."""
+    for part in layers(module).values():
+        weight = part.weight
+        assert isinstance(weight, torch.Tensor)
+        if not parametrize.is_parametrized(part, "weight") and _lengths(weight.detach()).min() > SMALLEST:
+            weight_norm(part)
+
+
+def fold_(module: torch.nn.Module) -> None:
+    """The inverse of :func:`parametrize_`: plain weights of the same values."""
+    for part in layers(module).values():
+        if parametrize.is_parametrized(part, "weight"):
+            parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
+
+
+class Forced:
+    """Remembers the length of every row of ``module``'s layers and brings them back to it.
+
+    ``lengths``, by the weight's name, each (out, 1, ...), is all of its state: make it from the starting weights, or
+    put the saved ones in.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        parts = layers(module)
+        self.weights = {f"{name}.weight".lstrip("."): part.weight for name, part in parts.items()}
+        self.lengths = {name: _lengths(weight.detach()) for name, weight in self._rows().items()}
+
+    def _rows(self) -> dict[str, torch.Tensor]:
+        return {name: weight for name, weight in self.weights.items() if isinstance(weight, torch.Tensor)}
+
+    @torch.no_grad()
+    def apply_(self) -> None:
+        """Bring every row back to its length, after the optimiser's step."""
+        weights = self._rows()
+        factors = []
+        for name, weight in weights.items():
+            now, then = _lengths(weight), self.lengths[name]
+            factors.append(torch.where((then > SMALLEST) & (now > SMALLEST), then / now, 1.0).to(weight.dtype))
+        torch._foreach_mul_(list(weights.values()), factors)
+
+
+def _lengths(weight: torch.Tensor) -> torch.Tensor:
+    """The Euclidean length of each row, (out, 1, ...), in float32."""
+    lengths: torch.Tensor = torch.linalg.vector_norm(
+        weight, dim=tuple(range(1, weight.dim())), keepdim=True, dtype=torch.float32
+    )
+    return lengths
