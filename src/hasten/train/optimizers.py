@@ -27,7 +27,11 @@ def matrices(module: torch.nn.Module) -> set[str]:
     tables = {
         f"{name}.weight" if name else "weight" for name, part in module.named_modules() if isinstance(part, NO_MATRICES)
     }
-    names = [name for name, weight in module.named_parameters() if weight.dim() >= 2 and name not in tables]
+    names = [
+        name
+        for name, weight in module.named_parameters()
+        if weight.dim() >= 2 and weight.numel() > len(weight) and name not in tables  # no lengths of weight_norm
+    ]
     return set(names[1:-1])
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hasten.train.muon import Muon, orthogonal
+from hasten.train.normalise import parametrize_
 from hasten.train.optimizers import averaged, build, matrices, restore_scalars_, scalars
 
 
@@ -111,6 +112,8 @@ def test_matrices_leaves_out_the_ends_tables_and_vectors() -> None:
         }
     )
     assert matrices(module) == {"inner.weight"}
+    parametrize_(module)
+    assert matrices(module) == {"inner.parametrizations.weight.original1"}
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon", "schedule_free"])
