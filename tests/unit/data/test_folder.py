@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hasten.data import folder
+from hasten.data import folder, picture
 from hasten.errors import BadInput
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -129,7 +129,7 @@ def test_turned_by_exif(root) -> None:
     image = Image.new("RGB", (16, 16), RED)
     image.paste(BLUE, (0, 0, 16, 8))
     exif = Image.Exif()
-    exif[folder.ORIENTATION] = 3  # upside down
+    exif[picture.ORIENTATION] = 3  # upside down
     image.save(root / "cat" / "e.png", exif=exif)
     sample, notes = only(root, "cat/e.png")
     assert sample[:, 0, 4].tolist() == list(RED)
@@ -250,10 +250,16 @@ def test_no_folder(tmp_path) -> None:
         folder.load(tmp_path / "file", 8)
 
 
-def test_decoded_once_until_something_changes(root, monkeypatch) -> None:
-    read = []
-    original = folder._read
-    monkeypatch.setattr(folder, "_read", lambda *a: read.append(a[0]) or original(*a))
+@pytest.fixture
+def read(monkeypatch) -> list[Path]:
+    """The files that are decoded."""
+    paths = []
+    original = picture.read
+    monkeypatch.setattr(picture, "read", lambda *a: paths.append(a[0]) or original(*a))
+    return paths
+
+
+def test_decoded_once_until_something_changes(root, read) -> None:
     first = folder.load(root, 8)
     assert (folder.load(root, 8).samples == first.samples).all()
     assert len(read) == 12
@@ -263,3 +269,101 @@ def test_decoded_once_until_something_changes(root, monkeypatch) -> None:
     os.utime(root / "cat" / "0.png", ns=(1, 1))
     assert folder.load(root, 8).samples[0, :, 0, 0].tolist() == list(GREEN)
     assert len(read) == 36
+
+
+def test_what_a_link_leads_to_may_change_too(root, read) -> None:
+    (root / "dog" / "link.png").symlink_to("../cat/.hidden.png")
+    for colour in (RED, GREEN):
+        Image.new("RGB", (8, 8), colour).save(root / "cat" / ".hidden.png")
+        os.utime(root / "cat" / ".hidden.png", ns=(1, sum(colour) + colour[0]))
+        assert folder.load(root, 8).samples[-1, :, 0, 0].tolist() == list(colour)
+
+
+def test_what_was_skipped_is_cached_and_refused_without_the_option(root, read) -> None:
+    (root / "cat" / "3.png").write_bytes(b"hello")
+    first = folder.load(root, 8, skip_bad=True)
+    again = folder.load(root, 8, skip_bad=True)
+    assert again.notes == first.notes != ()
+    assert again.labels.tolist() == [0] * 5 + [1] * 6
+    assert len(read) == 12
+    with pytest.raises(BadInput, match=r"cat/3\.png: not a picture"):
+        folder.load(root, 8)
+    assert len(read) == 12
+
+
+def test_progress_is_told_while_pictures_are_decoded(root, monkeypatch) -> None:
+    monkeypatch.setattr(folder, "AT_ONCE", 5)
+    told = []
+    folder.load(root, 8, progress=lambda *done: told.append(done))
+    assert told == [(5, 12), (10, 12), (12, 12)]
+    folder.load(root, 8, progress=lambda *done: told.append(done))
+    assert len(told) == 3
+
+
+def test_ctrl_c_leaves_nothing_behind(root, tmp_path, monkeypatch) -> None:
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "AT_ONCE", 5)
+    with pytest.raises(KeyboardInterrupt):
+        folder.load(root, 8, progress=interrupted)
+    assert list((tmp_path / "cache" / "folder").iterdir()) == []
+
+
+class TestBuckets:
+    """Pictures of three extents: eight square ones, six of 2:1, three upright."""
+
+    @pytest.fixture
+    def mixed(self, tmp_path) -> Path:
+        root = tmp_path / "mixed"
+        extents = {"a": ((20, 20), RED, 8), "b": ((80, 40), GREEN, 6), "c": ((40, 56), BLUE, 3)}
+        for label, (extent, colour, count) in extents.items():
+            (root / label).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", extent, colour).save(root / label / f"{i}.jpg", quality=100)
+        return root
+
+    def test_each_picture_goes_to_the_nearest_shape(self, mixed) -> None:
+        data = folder.load(mixed, 64, buckets=True)
+        assert [b.samples.shape for b in data.buckets] == [(8, 3, 64, 64), (6, 3, 48, 88), (3, 3, 80, 56)]
+        assert [b.labels.tolist() for b in data.buckets] == [[0] * 8, [1] * 6, [2] * 3]
+        assert all(b.label_names == ("a", "b", "c") for b in data.buckets)
+        assert data.shape == (3, 64, 64)  # who needs one shape gets the most frequent
+        assert data.samples is data.buckets[0].samples
+        assert all(b.samples[:, c].min() > 240 for b, c in zip(data.buckets, (0, 1, 2), strict=True))
+
+    def test_turned_pictures_go_by_what_is_seen(self, mixed) -> None:
+        exif = Image.Exif()
+        exif[picture.ORIENTATION] = 6  # a quarter turn
+        for suffix in ("jpg", "png"):
+            Image.new("RGB", (80, 40), BLUE).save(mixed / "c" / f"turned.{suffix}", exif=exif)
+        data = folder.load(mixed, 64, buckets=True)
+        assert (2, 3, 88, 48) in [b.samples.shape for b in data.buckets]
+
+    def test_headers_and_pixels_are_read_once(self, mixed, read, monkeypatch) -> None:
+        extents = []
+        original = picture.extent
+        monkeypatch.setattr(picture, "extent", lambda path: extents.append(path) or original(path))
+        told = []
+        for _ in range(2):
+            folder.load(mixed, 64, buckets=True, progress=lambda *done: told.append(done))
+        assert (len(read), len(extents)) == (17, 17)
+        assert told[-1] == (17, 17)
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+    def test_a_bad_picture_is_counted_once(self, mixed) -> None:
+        (mixed / "b" / "bad.jpg").write_bytes(b"hello")
+        with pytest.raises(BadInput, match=r"b/bad\.jpg: not a picture"):
+            folder.load(mixed, 64, buckets=True)
+        data = folder.load(mixed, 64, skip_bad=True, buckets=True)
+        assert sum(len(b.samples) for b in data.buckets) == 17
+        assert data.notes[0].startswith(f"folder {mixed}: 1 of 18 pictures were skipped")
+
+    @pytest.mark.parametrize(("size", "multiple"), [(32, 8), (64, 8), (100, 4), (256, 8), (512, 64)])
+    def test_shapes_are_few_near_and_multiples(self, size: int, multiple: int) -> None:
+        found = folder.shapes(size, multiple)
+        assert 3 <= len(found) <= 7
+        assert all(side % multiple == 0 for shape in found for side in shape)
+        assert all(abs(high * wide / size**2 - 1) < 0.13 for high, wide in found if size >= 8 * multiple)
+        assert (size, size) in found
+        assert sorted((wide, high) for high, wide in found) == found

@@ -1,0 +1,89 @@
+"""One picture file: its extent, and its pixels in the wanted shape, or why it can't be read.
+
+Only the decoders of ``FORMATS`` are let at a file, and a picture of more pixels than Pillow's limit is refused before
+it is decoded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MODES = {3: "RGB", 1: "L"}
+ORIENTATION = 0x0112
+ON_ITS_SIDE = range(5, 9)  # orientations that swap width and height
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    """Around all reading, for the filters of warnings are the whole process's: decompression bombs raise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on metadata; what can't be decoded raises
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def extent(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels as the picture is seen, from its header alone; None when that can't be read."""
+    if not path.is_file():  # a pipe or a device would block
+        return None
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            # of a PNG, only what stands before the pixels: for the rest, Pillow would decode them
+            told = file.format != "PNG" or "exif" in file.info
+            turned = told and file.getexif().get(ORIENTATION, 1) in ON_ITS_SIDE
+            return (file.height, file.width) if turned else (file.width, file.height)
+    except Exception:  # decoders fail on damaged files in any way there is; `read` says how
+        return None
+
+
+def read(path: Path, shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], list[str]] | str:
+    """The picture as uint8 of ``shape`` (channels, height, width) and how it had to be converted; or what is wrong.
+
+    It is turned as its EXIF says, laid on white, cut to the middle part of the shape's proportions, and resized.
+    """
+    channels, height, width = shape
+    if not path.is_file():
+        return "not a regular file"
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            file.load()
+            how = ["turned by EXIF"] if file.getexif().get(ORIENTATION, 1) != 1 else []
+            image = ImageOps.exif_transpose(file)
+    except PIL.UnidentifiedImageError:
+        return f"not a picture of a known format ({', '.join(FORMATS)})"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return f"more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, a decompression bomb"
+    except Exception as error:  # decoders fail on damaged files in any way there is
+        return f"damaged ({str(error) or type(error).__name__})"
+    if image.mode == "F":
+        return "floating-point pixels, whose range is not known"
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)  # Pillow's own conversion clips at 255
+        if values.min() < 0 or values.max() > 65535:
+            return "32-bit pixels, whose range is not known"
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        how.append("16-bit")
+    if image.mode in ("P", "1"):
+        how.append("palette")
+    if image.has_transparency_data:
+        how.append("alpha")
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        how.append(image.mode)
+    image = image.convert(MODES[channels])
+    wide = max(1, min(image.width, round(image.height * width / height)))
+    high = max(1, min(image.height, round(image.width * height / width)))
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    middle = image.crop((left, top, left + wide, top + high))  # resize(box=...) would let its surroundings bleed in
+    image = middle.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1), how
