@@ -29,6 +29,7 @@ from hasten.errors import BadInput
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tiff", ".tif")
 MOST_SKIPPED = 0.1
 ASPECTS = (9 / 16, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9)  # width to height, of screens, films and cameras
+SMALL_BYTES = 3000  # files this small on average take Python longer than their decoder: threads only get in the way
 AT_ONCE = 512  # files given to the threads together: bounds what waits to be written
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
@@ -77,14 +78,16 @@ def load(
     paths = [name for name, _, _ in files]
     known = repr((str(root.resolve()), files, PIL.__version__)).encode("utf-8", "surrogateescape")
     key = hashlib.sha256(known).hexdigest()[:32]
+    small = sum(file_bytes for _, file_bytes, _ in files) < SMALL_BYTES * len(files)
+    threads = 1 if small else os.cpu_count() or 1
 
     wanted = {(size, size): paths}
     if buckets:
-        key, wanted = f"{key}-{size}-{multiple}", _by_shape(root, key, paths, shapes(size, multiple))
+        key, wanted = f"{key}-{size}-{multiple}", _by_shape(root, key, paths, shapes(size, multiple), threads)
     read, done = [], 0
     for (high, wide), names in wanted.items():
         tell = None if progress is None else (lambda n, before=done: progress(before + n, len(paths)))
-        read.append(_decoded(root, key, names, (channels, high, wide), skip_bad, tell))
+        read.append(_decoded(root, key, names, (channels, high, wide), skip_bad, threads, tell))
         done += len(names)
     notes = _notes(root, read, len(paths))
 
@@ -123,24 +126,26 @@ def _pictures(root: Path) -> Iterator[tuple[str, int, int]]:
         except OSError as error:
             raise BadInput(f"{root / prefix} can't be listed ({error.strerror}); check the folder") from error
         for entry in entries:
-            is_link, is_folder = entry.is_symlink(), entry.is_dir()
+            is_folder = entry.is_dir()
             if not is_folder and not entry.name.lower().endswith(SUFFIXES):
                 continue
-            target = Path(entry.path)
-            if is_link and not target.resolve().is_relative_to(inside):
+            is_link = entry.is_symlink()
+            if is_link and not Path(entry.path).resolve().is_relative_to(inside):
                 raise BadInput(f"{entry.path} is a link that leads out of {root}; copy the pictures there instead")
             if not is_folder:
-                status = entry.stat(follow_symlinks=is_link and target.exists())
+                status = entry.stat(follow_symlinks=is_link and Path(entry.path).exists())
                 yield prefix + entry.name, status.st_size, status.st_mtime_ns
             elif not is_link:
                 folders.append(f"{prefix}{entry.name}/")
 
 
-def _by_shape(root: Path, key: str, paths: list[str], known: list[tuple[int, int]]) -> dict[tuple[int, int], list[str]]:
+def _by_shape(
+    root: Path, key: str, paths: list[str], known: list[tuple[int, int]], threads: int
+) -> dict[tuple[int, int], list[str]]:
     """The pictures of each shape: the one whose proportions are nearest; the extents are cached."""
 
     def make(add: Add) -> dict[str, Any]:
-        with closing(_each(lambda name: picture.extent(root / name), paths)) as results:
+        with closing(_each(lambda name: picture.extent(root / name), paths, threads)) as results:
             for found in results:
                 add(np.asarray(found or (1, 1)))  # what can't be read is told when it is decoded
         return {}
@@ -158,6 +163,7 @@ def _decoded(
     paths: list[str],
     shape: tuple[int, int, int],
     skip_bad: bool,
+    threads: int,
     progress: Callable[[int], None] | None,
 ) -> _Bucket:
     """All of ``paths`` in one shape, from the cache where they are there."""
@@ -166,7 +172,7 @@ def _decoded(
         bad: dict[int, str] = {}
         converted: Counter[str] = Counter()
         touched = 0
-        with closing(_each(lambda name: picture.read(root / name, shape), paths)) as results:
+        with closing(_each(lambda name: picture.read(root / name, shape), paths, threads)) as results:
             for i, result in enumerate(results):
                 if progress is not None and (i + 1) % AT_ONCE == 0:
                     progress(i + 1)
@@ -197,14 +203,18 @@ def _refuse(bad: str) -> None:
     raise BadInput(f"{bad}; repair or remove it, or let such files be skipped (--skip-bad)")
 
 
-def _each(call: Callable[[Item], Found], items: Sequence[Item]) -> Generator[Found]:
-    """``call`` of each item, by threads, in order; few results wait, and when the caller stops, nothing goes on."""
-    with picture.strict(), ThreadPoolExecutor() as pool:
-        try:
-            for start in range(0, len(items), AT_ONCE):
-                yield from pool.map(call, items[start : start + AT_ONCE])
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def _each(call: Callable[[Item], Found], items: Sequence[Item], threads: int) -> Generator[Found]:
+    """``call`` of each item, in order; few results wait, and when the caller stops, nothing goes on."""
+    with picture.strict():
+        if threads == 1:
+            yield from map(call, items)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for start in range(0, len(items), AT_ONCE):
+                    yield from pool.map(call, items[start : start + AT_ONCE])
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _notes(root: Path, read: list[_Bucket], total: int) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ def test_nothing_by_default() -> None:
         (Augment(flip=True), (3, 8), "no pictures"),
         (Augment(shift=1), (1, 8, 8, 8), "no pictures"),
         (Augment(turn=True), (3, 8, 6), "8x6, only square"),
+        (Augment(shift=-1), (3, 8, 8), "shift = -1 is out of range"),
         (Augment(shift=6), (3, 8, 6), "shift = 6 is out of range for data d; 0 to 5"),
     ],
 )

@@ -250,6 +250,23 @@ def test_no_folder(tmp_path) -> None:
         folder.load(tmp_path / "file", 8)
 
 
+@pytest.mark.parametrize("bad", [None, 3])
+def test_threads_and_none_read_alike(root, tmp_path, monkeypatch, bad) -> None:
+    if bad is not None:
+        (root / "cat" / f"{bad}.png").write_bytes(b"hello")
+    found = []
+    for small_bytes in (0, 10**9):
+        monkeypatch.setattr(folder, "SMALL_BYTES", small_bytes)
+        monkeypatch.setattr(folder.os, "cpu_count", lambda: 3)
+        monkeypatch.setenv("HASTEN_CACHE", str(tmp_path / f"cache{small_bytes}"))
+        data = folder.load(root, 4, skip_bad=True)
+        found.append((data.digest(), data.notes))
+        if bad is not None:
+            with pytest.raises(BadInput, match=r"cat/3\.png: not a picture"):
+                folder.load(root, 8)
+    assert found[0] == found[1]
+
+
 @pytest.fixture
 def read(monkeypatch) -> list[Path]:
     """The files that are decoded."""
