@@ -76,7 +76,7 @@ def _order(samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
 def batch_indices(step: int, batch_size: int, count: int, seed: int) -> NDArray[np.int64]:
     """Which samples (batch_size,) step ``step`` takes: a permutation by (seed, epoch), its remainder dropped."""
     epoch, place = divmod(step, count // batch_size)
-    return _order(count, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+    return _order(count, seed, epoch)[place * batch_size : (place + 1) * batch_size].copy()
 
 
 @dataclass(frozen=True)

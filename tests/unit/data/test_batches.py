@@ -82,6 +82,8 @@ def test_the_order_is_drawn_once_an_epoch(monkeypatch) -> None:
     for number in range(50):
         batch_indices(number, 10, 500, seed=987)
     assert len(drawn) == 1
+    batch_indices(0, 10, 500, seed=987)[:] = 0  # the caller's own, not the epoch's
+    assert batch_indices(0, 10, 500, seed=987).any()
 
 
 def test_augmentation_is_drawn_anew_for_each_batch() -> None:
