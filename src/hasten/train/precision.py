@@ -1,0 +1,111 @@
+"""The numbers a network is trained in, and the float32 weights behind it.
+
+* ``float32``
+* ``bfloat16``: float32 weights, operators in bf16 where torch's autocast holds it safe (norms and losses are not)
+* ``float16``: the same in fp16, the loss scaled so that gradients do not vanish (Micikevicius et al. 2018,
+  arXiv:1710.03740, 3.2)
+* ``bfloat16_master``: bf16 weights and gradients, the optimiser steps on float32 copies (the same, 3.1)
+* ``bfloat16_stochastic``: bf16 weights and no copies: the optimiser's float32 result is rounded up or down with the
+  probabilities that keep its mean (Gupta et al. 2015, arXiv:1502.02551, 2.1; Zamirai et al. 2020, arXiv:2010.06192)
+
+With bf16 weights, norms keep float32 ones and compute in float32.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+PURE = ("bfloat16_master", "bfloat16_stochastic")
+NORMS = (
+    torch.nn.GroupNorm,
+    torch.nn.LayerNorm,
+    torch.nn.RMSNorm,
+    torch.nn.modules.batchnorm._NormBase,
+)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """What the forward pass runs under."""
+    if precision not in ("bfloat16", "float16"):
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
+def scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """torch's scaler of the loss; it does nothing but for ``float16``."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
+def cast_(module: torch.nn.Module, precision: str) -> torch.dtype:
+    """``module``'s weights as ``precision`` wants them, in place; returns the dtype that its input is to have."""
+    if precision not in PURE:
+        return torch.float32
+    module.to(torch.bfloat16)
+    for part in module.modules():
+        if isinstance(part, NORMS):
+            part.float()
+            part.register_forward_pre_hook(lambda _module, inputs: tuple(each.float() for each in inputs))
+            part.register_forward_hook(lambda _module, _inputs, output: output.to(torch.bfloat16))
+    return torch.bfloat16
+
+
+class Weights:
+    """The parameters that the optimiser steps on, by name: the module's own, or float32 copies of its bf16 ones.
+
+    After each backward pass :meth:`gather_`, after the optimiser's step :meth:`spread_`; between them all gradients are
+    float32.
+    """
+
+    def __init__(self, module: torch.nn.Module, precision: str) -> None:
+        self.own = dict(module.named_parameters())
+        self.stochastic = precision == "bfloat16_stochastic"
+        self.apart = precision == "bfloat16_master"
+        self.named: dict[str, torch.nn.Parameter] = self.own
+        if self.apart:
+            self.named = {name: torch.nn.Parameter(own.detach().float()) for name, own in self.own.items()}
+
+    def gather_(self) -> None:
+        """Add the module's bf16 gradients to the copies' float32 ones, so that micro-batches sum up in float32."""
+        if not self.apart:
+            return
+        for name, own in self.own.items():
+            copied = self.named[name]
+            if own.grad is not None:
+                copied.grad = own.grad.float() if copied.grad is None else copied.grad.add_(own.grad)
+                own.grad = None
+
+    @torch.no_grad()
+    def widen_(self) -> None:
+        """Before the optimiser's step: bf16 weights without copies become float32 for its duration."""
+        if self.stochastic:
+            for own in self.own.values():
+                gradient, own.grad = own.grad, None
+                own.data = own.data.float()
+                own.grad = None if gradient is None else gradient.float()
+
+    @torch.no_grad()
+    def spread_(self, halves: set[str], rng: torch.Generator) -> None:
+        """After the step: bring the result into the module, rounding the weights named in ``halves`` to bf16."""
+        if self.apart:
+            for name, own in self.own.items():
+                own.copy_(self.named[name])
+        if self.stochastic:
+            for name, own in self.own.items():
+                if name in halves:
+                    own.grad = None
+                    own.data = rounded(own.data, rng)
+
+
+def rounded(values: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """float32 to bf16, up or down with the probabilities that keep the mean; ``rng`` lives on the host.
+
+    A bf16 number is the upper half of a float32's bits: random lower bits are added, then cut off.
+    """
+    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, generator=rng).to(values.device)
+    bits = values.contiguous().view(torch.int32) + noise
+    finite = torch.isfinite(values)
+    cut = torch.bitwise_and(bits, -(1 << 16)).view(torch.float32)
+    return torch.where(finite, cut, values).to(torch.bfloat16)
