@@ -10,7 +10,10 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hasten.train.log import Shown
 
 WIDTH = 80
 UNITS = {"sample": "case", "step": "evaluation", "train-step": "step", "epoch": "epoch"}
@@ -44,10 +47,9 @@ def progress() -> Iterator[Report]:
 
 
 @contextmanager
-def training() -> Iterator[tuple[Callable[[int, int, float, float], None], Callable[[str], None]]]:
-    """A bar of steps with the loss and the time left, and how to print a warning without breaking it."""
+def training() -> Iterator[tuple[Callable[[Shown], None], Callable[[str], None]]]:
+    """Two lines on where a run is, and how to print a warning without breaking them."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
 
@@ -55,16 +57,35 @@ def training() -> Iterator[tuple[Callable[[int, int, float, float], None], Calla
         console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
 
     if not sys.stderr.isatty():
-        yield (lambda step, steps, loss, left: None), warn
+        yield (lambda shown: None), warn
         return
-    columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
-    with Progress(*columns, console=console) as display:
-        task = display.add_task("", detail="")
+    from rich.live import Live
+    from rich.text import Text
 
-        def report(step: int, steps: int, loss: float, left: float) -> None:
-            display.update(task, completed=step, total=steps, detail=f"loss {loss:.4f}  {clock(left)} left")
+    with Live(console=console, refresh_per_second=4) as live:
+
+        def report(shown: Shown) -> None:
+            live.update(Text(training_lines(shown, min(console.width, WIDTH))))
 
         yield report, warn
+
+
+def training_lines(shown: Shown, width: int = WIDTH) -> str:
+    """A bar of the steps with the time left, and the last steps' figures, in two lines of at most ``width``."""
+    count = f"{shown.step:,} of {shown.steps:,}"
+    left = f"{clock(shown.seconds_left)} left"
+    room = max(width - len(count) - len(left) - 11, 5)
+    done = room * shown.step // shown.steps
+    bar = "\u2501" * done + "\u2500" * (room - done)
+    figures = (
+        f"loss {shown.loss:.4f}",
+        f"{shown.images_per_second:.3g} images/s",
+        f"stall {shown.stall:.0%}",
+        f"{shown.memory_bytes / 2**30:.2f} GiB",
+        f"gradient {shown.gradient_norm:.2g}",
+        f"rate {shown.learning_rate:.1e}",
+    )
+    return f"train  {bar}  {count}  {left}\n{'  '.join(figures)}"
 
 
 def clock(seconds: float) -> str:

@@ -210,14 +210,14 @@ def read_folder(path: Path | str) -> FolderSpec:
     out of the folder, or may run code when opened (pickle).
     """
     folder = Path(path)
-    _check_folder(folder)
+    check_folder(folder)
     part, config, scheduler = _configs(folder)
     where = folder / part / "config.json"
     if config.get("_class_name") != "UNet2DModel":
         raise BadInput(f"{where}: {shown(config.get('_class_name'))} is not supported yet; known: UNet2DModel")
     ours = {key: value for key, value in config.items() if not key.startswith("_") and key not in EMA_KEYS}
-    network = _checked(UNet2D, ours, where)
-    files = _weight_files(folder, part)
+    network = checked(UNet2D, ours, where)
+    files = weight_files_in(folder, part)
     _check_channels(network, files, where)
     return FolderSpec(network.model_dump(), files, scheduler, _extra(folder, network), folder)
 
@@ -232,16 +232,16 @@ def schedule_of(scheduler: dict[str, Any]) -> tuple[Schedule, Prediction]:
     name = scheduler.get("_class_name")
     where = f"scheduler_config.json ({name})"
     if name in EDM:
-        scale = _checked(Edm, scheduler, where)
+        scale = checked(Edm, scheduler, where)
         return edm(scale.sigma_min, scale.sigma_max), "edm"
     if name in FLOW:
-        return flow(shift=_checked(Flow, scheduler, where).shift), "flow"
+        return flow(shift=checked(Flow, scheduler, where).shift), "flow"
     if not isinstance(name, str) or name not in DISCRETE:
         known = [*DISCRETE, *EDM, *FLOW]
         hint = did_you_mean(name, known) if isinstance(name, str) else f"; known: {', '.join(known)}"
         raise BadInput(f"scheduler_config.json: the scheduler {shown(name)} is not supported yet{hint}")
     start, end = DISCRETE[name]
-    config = _checked(Discrete, {"beta_start": start, "beta_end": end, **scheduler}, where)
+    config = checked(Discrete, {"beta_start": start, "beta_end": end, **scheduler}, where)
     if config.use_flow_sigmas:
         return flow(shift=config.flow_shift), "flow"
     try:
@@ -275,7 +275,7 @@ def read_json(folder: Path, entry: str) -> dict[str, Any]:
     return value
 
 
-def _checked(model: type[Model], values: dict[str, Any], where: object) -> Model:
+def checked(model: type[Model], values: dict[str, Any], where: object) -> Model:
     """``values`` as a ``model``; raises BadInput with the key, its value and what is allowed."""
     try:
         return model.model_validate(values)
@@ -292,7 +292,8 @@ def _checked(model: type[Model], values: dict[str, Any], where: object) -> Model
     raise BadInput(f"{where}: {key} = {shown(first['input'])}: {message}")
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise BadInput, with what to pass, for a path that is no folder."""
     try:
         is_file, is_folder = folder.is_file(), folder.is_dir()
     except OSError as error:
@@ -330,7 +331,7 @@ def _extra(folder: Path, network: UNet2D) -> dict[str, Any]:
     if not _exists(folder, path.name):
         return {}
     extra = read_json(folder, path.name)
-    null_label, labels = _checked(Extra, extra, path).null_label, network.num_class_embeds or 0
+    null_label, labels = checked(Extra, extra, path).null_label, network.num_class_embeds or 0
     if null_label is not None and null_label >= labels:
         raise BadInput(f"{path}: null_label {null_label} is none of the network's {labels} labels; correct it")
     return extra
@@ -364,7 +365,7 @@ def _check_index(folder: Path, index: dict[str, Any]) -> None:
             raise BadInput(f"{path}: the part {part} is missing; known parts: {', '.join(PARTS)}, and both are needed")
 
 
-def _weight_files(folder: Path, part: str) -> tuple[Path, ...]:
+def weight_files_in(folder: Path, part: str) -> tuple[Path, ...]:
     """The safetensors of a part, found as diffusers finds them: a shard index, the plain name, then a variant."""
     names = _names(folder, part)
     indexes = [n for n in names if ".safetensors.index" in n and n.endswith(".json")]

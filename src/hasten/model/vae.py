@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from hasten.environment import check_device
 from hasten.errors import BadInput
-from hasten.model.config import Channels, Checked, FolderSpec, _check_folder, _checked, _weight_files, read_json
+from hasten.model.config import Channels, Checked, FolderSpec, check_folder, checked, read_json, weight_files_in
 from hasten.model.weights import headers, load_weights, match, shown, weight_hash
 
 if TYPE_CHECKING:  # what is wrong with a folder is said before torch is imported
@@ -106,13 +106,13 @@ def load(path: Path | str, device: str = "cpu") -> VAE:
     """
     check_device(device)
     folder = Path(path)
-    _check_folder(folder)
+    check_folder(folder)
     where = folder / "config.json"
     values = read_json(folder, where.name)
     if values.get("_class_name") != CLASS:
         raise BadInput(f"{where}: {shown(values.get('_class_name'))} is not supported yet; known: {CLASS}")
-    config = _checked(AutoencoderKL, {key: v for key, v in values.items() if not key.startswith("_")}, where)
-    files = _weight_files(folder, ".")
+    config = checked(AutoencoderKL, {key: v for key, v in values.items() if not key.startswith("_")}, where)
+    files = weight_files_in(folder, ".")
     found = headers(files)
 
     import torch

@@ -26,6 +26,7 @@ from hasten.environment import environment
 from hasten.errors import BadInput, HastenError
 from hasten.gate import Condition
 from hasten.measure import pair, quality
+from hasten.measure.copies import MOST_TRAINING
 from hasten.measure.features import Features, network_features
 from hasten.measure.memory import peaks_at_once
 from hasten.measure.pair import Comparison
@@ -202,8 +203,8 @@ def read_reference(asked: Asked, features: Features | None) -> quality.Reference
     network = asked.a.source.build()  # features are of A's own torch network, whatever engine A runs on
     features = features or network_features(network)
     if asked.data is not None:
-        kept_apart = asked.data.part(held_out=True)[0]
-        train = asked.data.part(held_out=False)[0]
+        kept_apart = asked.data.part(held_out=True, most=MOST_TRAINING)[0]
+        train = asked.data.part(held_out=False, most=MOST_TRAINING)[0]
         return quality.reference(network, train, origin=asked.data.name, real=kept_apart, features=features)
     target = asked.a.build()
     made: list[torch.Tensor] = []
@@ -243,8 +244,8 @@ def workers(asked: Asked, named: Subject) -> pair.Builder:
     assert asked.data is not None
     data = asked.data
     if asked.kind == "train-step":
-        return lambda: TrainStep.on(named.build(), data)
-    return lambda: Epoch(TrainStep.on(named.build(), data))
+        return lambda: TrainStep(named.build(), data)
+    return lambda: Epoch(TrainStep(named.build(), data))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput
 from hasten.files import replacing, write_text
 from hasten.measure import quality, roofline
+from hasten.measure.copies import MOST_TRAINING
 from hasten.measure.features import Features
 from hasten.measure.quality import Reference
 from hasten.model.source import Source
@@ -191,8 +192,8 @@ def check_same(run: Run, resume: bool, features: str | None) -> None:
 def read_reference(run: Run, target: Target, tried: list[Engine], features: Features | None) -> Reference:
     """What distances are measured to: the data's training part, or, without data, the model's own converged samples."""
     if run.data is not None:
-        kept_apart = run.data.part(held_out=True)[0]
-        train = run.data.part(held_out=False)[0]
+        kept_apart = run.data.part(held_out=True, most=MOST_TRAINING)[0]
+        train = run.data.part(held_out=False, most=MOST_TRAINING)[0]
         return quality.reference(target, train, origin=run.data.name, real=kept_apart, features=features)
     converged = engines.faithful(run, tried, engines.CONVERGED)
     cases = run.workload(REFERENCE, -(-REFERENCE_IMAGES // UNTIMED_BATCH), UNTIMED_BATCH).cases

@@ -127,7 +127,7 @@ def profile(
         )
     say("profile", "building the model", 0.0)
     target = named.build()
-    step = TrainStep.on(target, data) if train and data is not None else None
+    step = TrainStep(target, data) if train and data is not None else None
     say("profile", "this machine's peaks", 0.0)
     found = environment()
     peaks = roofline.peaks(target.facts.device, fingerprint(found))
@@ -321,7 +321,6 @@ def by_memory(asked: Asked) -> dict[str, Any]:
         held["optimiser state"] = [
             value for state in step.optimizer.state.values() for value in state.values() if torch.is_tensor(value)
         ]
-        held["training data"] = [step.clean, *([] if step.labels is None else [step.labels])]
     tracker = allocations.Tracker(asked.module, held)
     with tracker.following():
         seconds = asked.clock.time((lambda: phases(step, asked.case, tracker)) if step is not None else asked.run)[0]

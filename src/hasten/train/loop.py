@@ -1,48 +1,45 @@
 """Training, one visible loop from recipe to model folder.
 
-Every random number of step ``k`` comes from a generator seeded by (seed, k), so that any step can be made again and a
-resumed run goes on to the bit.  The loss is the mean square error of the network's own prediction at
-``x_t = alpha_t x_0 + sigma_t eps``, with ``t`` stratified over the batch (Kingma et al. 2021, arXiv:2107.00630, I.1)
-and, where asked for, min-SNR weights (Hang et al. 2023, arXiv:2303.09556).
+Batch ``b`` of a run, with its noise, its levels and its dropout, follows from (seed, b) alone; a checkpoint holds all
+else.  So a resumed run goes on to the bit, and a step that went wrong is left out by going on to the next batch.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
+import math
+import shlex
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hasten import guard
 from hasten.data.array import Data
-from hasten.data.loader import batch_indices, by_name
-from hasten.diffusion import prediction, schedule, solvers, times
-from hasten.diffusion.loss import WEIGHTINGS
-from hasten.environment import check_device
-from hasten.errors import BadInput, HastenError
-from hasten.files import write_text
-from hasten.model import source
-from hasten.model.folder import save_folder, unet
+from hasten.data.loader import Batch
+from hasten.environment import check_device, environment
+from hasten.errors import HastenError
+from hasten.files import replacing, write_text
 from hasten.model.grid import write_grid
-from hasten.model.workload import Case
-from hasten.train import average, state
+from hasten.model.source import Source
+from hasten.train import average, network, posthoc, state
+from hasten.train import run as runs
+from hasten.train.audit import audit
+from hasten.train.autotune import threads_kept
+from hasten.train.log import Figures, Log, Shown
 from hasten.train.recipe import Recipe
-from hasten.train.schedules import warmup_cosine
+from hasten.train.run import Run
+from hasten.train.stability import Clipped, nonfinite
+from hasten.train.validate import Validator
 
-SCHEDULES: dict[str, Callable[[int], schedule.Schedule]] = {
-    "linear": schedule.linear,
-    "scaled_linear": schedule.scaled_linear,
-    "squaredcos_cap_v2": schedule.cosine,
-}
-Progress = Callable[[int, int, float, float], None]
+MOST_REWINDS = 3  # from one checkpoint: what comes back each time is no bad batch
+Progress = Callable[[Shown], None]
 
 
 def train(
@@ -51,157 +48,278 @@ def train(
     resume: bool | Path = False,
     progress: Progress | None = None,
     warn: Callable[[str], None] = warnings.warn,
+    *,
+    source: Source | None = None,
+    data: Data | None = None,
 ) -> Path:
     """Train as ``recipe`` says into ``out`` and return the model folder ``out/model``.
 
     ``resume``: go on from the newest readable checkpoint in ``out``, or from exactly the one at a path.
-    ``progress(step, steps, loss, seconds_left)`` is called after each step, ``warn`` with each line on what was worked
-    around.  ``out`` gets checkpoints, sample grids (``samples-<step>.png``), ``loss.csv`` and, at the end, the averaged
-    weights as a diffusers folder.
+    ``progress(shown)`` is called after each step, ``warn`` with each line on what was worked around.  ``source``: a
+    network to train, in place of the recipe's (:func:`hasten.load`); ``data``: in place of the recipe's.
+
+    ``out`` gets checkpoints, ``run.json``, ``metrics.jsonl``, samples along the way, ``best/`` (of the lowest held-out
+    loss, where the recipe validates), ``averages/`` (where it asks for profiles) and, at the end, ``model/``: the
+    averaged weights as a diffusers folder.
 
     Raises BadInput for a recipe that data, device or disk can't serve, for an ``out`` that another run holds or has
-    filled; HastenError when loss or gradient is no longer finite; KeyboardInterrupt after Ctrl-C or SIGTERM, once the
+    filled; HastenError when too many steps in a row are not finite; KeyboardInterrupt after Ctrl-C or SIGTERM, once the
     step is done and its checkpoint saved.
     """
-    options, section = recipe.train, recipe.data
+    options = recipe.train
     check_device(options.device)
     state.check_place(out, resume)
-    data = by_name(section.name, section.size, section.path, skip_bad=section.skip_bad)
+    decode = None
+    if data is None:
+        data, decode = runs.dataset(recipe)
     for note in data.notes:
         warn(note)
-    samples, labels = data.part(held_out=False)
-    if len(samples) < options.batch_size:
-        raise BadInput(
-            f"data {data.name} has {len(samples)} training samples, the batch size is {options.batch_size}: "
-            "0 batches per epoch; use a smaller train.batch_size"
-        )
-    fingerprint = hashlib.sha256(recipe.model_dump_json().encode() + samples.tobytes()).hexdigest()
-    device = torch.device(options.device)
-    noise_schedule = SCHEDULES[recipe.model.schedule](recipe.model.timesteps)
-    torch.manual_seed(options.seed)
-    network = unet(
-        data.shape,
-        len(data.label_names) + 1,
-        recipe.model.block_out_channels,
-        recipe.model.layers_per_block,
-        recipe.model.attention_levels,
-        recipe.model.attention_head_dim,
-        recipe.model.norm_num_groups,
-    ).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=options.learning_rate,
-        betas=(0.9, options.beta2),
-        weight_decay=options.weight_decay,
-        fused=True,
-    )
-    run = state.State(network, {n: v.detach().clone() for n, v in network.state_dict().items()}, optimizer)
-    pictures, classes = torch.from_numpy(samples).to(device), torch.from_numpy(labels).to(device)
+    batches = runs.loader(recipe, data)
+    for note in batches.notes:
+        warn(note)
+    source = network.source_of(recipe, data, source)
+    told = recipe.model_dump()
+    fingerprint = runs.fingerprint(recipe, data, source)
 
-    with guard.holding(out), guard.stopping() as stop_asked:
+    with guard.holding(out), guard.stopping() as stop_asked, threads_kept():
         state.check_place(out, resume)
+        saved = None
         if resume:
-            where = resume if isinstance(resume, Path) else out
-            for line in state.restore_(run, where, fingerprint, recipe.model_dump()):
+            saved = state.read(resume if isinstance(resume, Path) else out, fingerprint, told)
+            for line in saved.passed_over:
                 warn(line)
-        guard.check_room(out, state.needed_bytes(network, out), "checkpoints and the model")
-        began, began_at = time.perf_counter(), run.step
-        network.train()
-        while run.step < options.steps:
-            rng = torch.Generator().manual_seed(options.seed * 1_000_003 + run.step)
-            chosen = torch.from_numpy(batch_indices(run.step, options.batch_size, len(samples), options.seed))
-            clean, label = pictures[chosen.to(device)], classes[chosen.to(device)]
-            dropped = torch.rand(len(chosen), generator=rng) < options.label_dropout
-            label[dropped.to(device)] = len(data.label_names)
-            places = (torch.rand((), generator=rng) + torch.arange(len(chosen)) / len(chosen)) % 1.0
-            t = places.double().clamp(1e-4, 1.0).numpy()
-            alpha, sigma = (column(f(t), clean) for f in (noise_schedule.alpha, noise_schedule.sigma))
-            noise = torch.randn(clean.shape, generator=rng).to(device)
-            noised = (alpha * clean + sigma * noise).contiguous(memory_format=torch.channels_last)
-            wanted = prediction.from_sample(recipe.model.prediction, noised, clean, alpha, sigma)
-            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-                asked = torch.from_numpy(noise_schedule.network_time(t)).float().to(device)
-                predicted = network(noised, asked, class_labels=label).sample
-            error = (predicted.float() - wanted).square().flatten(1).mean(1)
-            weigh = WEIGHTINGS[options.weighting]
-            weights = weigh(recipe.model.prediction, noise_schedule.s(t), options.min_snr_gamma)
-            loss = (error * torch.from_numpy(weights).float().to(device)).mean()
+        choices = runs.choose(recipe, data, source, batches.batch(0)) if saved is None else saved.numbers["choices"]
+        run = runs.prepare(recipe, data, decode, source, choices, saved)
+        now = run.state
+        guard.check_room(out, state.needed_bytes(now, out), "checkpoints and the model")
+        with _log(run, out, saved is not None) as log:
+            validator = None
+            if options.validate_every is not None:
+                validator = Validator(source, data, options.validate_samples, options.seed)
+            if run.spike is not None and not any(out.glob(state.PATTERN)):
+                state.save(now, out, fingerprint, told)
+            in_a_row = rewinds = 0
+            with batches.from_(now.batch) as drawn:
+                while now.step < options.steps:
+                    lap = Lap()
+                    batch = next(drawn)
+                    lap("data")
+                    rate = _set_rate(run)
+                    kept = [(each, each.clone()) for each in run.network.buffers()]
+                    told_losses = []
+                    parts = run.examples(batch).parts(options.accumulate)
+                    for number, part in enumerate(parts, 1):
+                        wanted, error = run.losses(part)
+                        lap("forward")
+                        told_losses.append(error)
+                        fused = run.fused if number == len(parts) else None
+                        if fused is not None and not bool(torch.isfinite(torch.stack(told_losses)).all()):
+                            break
+                        with nullcontext() if fused is None else fused.armed():
+                            run.scaler.scale(wanted / options.accumulate).backward()  # type: ignore[no-untyped-call]
+                        run.weights.gather_()
+                        lap("backward")
+                    loss = torch.stack(told_losses).mean()
+                    told_loss = loss.item()
+                    clipped = _clip(run, told_loss)
 
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * warmup_cosine(run.step, options.steps, options.warmup_steps)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm or torch.inf)
-            if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                raise HastenError(
-                    f"step {run.step}: the loss is {loss.item()}, the gradient's norm {norm.item()}; checkpoints are "
-                    f"kept: lower train.learning_rate (now {options.learning_rate}) and train into another --out"
-                )
-            optimizer.step()
-            decay = average.decay_at(run.step, options.ema_decay)
-            average.update_(run.average.values(), network.state_dict().values(), decay)
-            run.step += 1
-            run.losses.append(loss.item())
+                    if not (math.isfinite(told_loss) and math.isfinite(clipped.norm)):
+                        what = nonfinite([(name, p.grad) for name, p in now.named.items()], loss) or "the gradient"
+                        overflow = run.scaler.is_enabled() and run.scaler.get_scale() > 1 and math.isfinite(told_loss)
+                        _forget(run, kept)
+                        now.batch, now.skipped = batch.number + 1, now.skipped + 1
+                        log.event("skipped", now.step, batch.number, what=what, ids=batch.ids.tolist())
+                        in_a_row += not overflow
+                        if in_a_row > options.skip_nonfinite:
+                            raise HastenError(
+                                f"step {now.step}, batch {batch.number}: {what}, {in_a_row} in a row; "
+                                f"checkpoints are kept: lower train.learning_rate (now {options.learning_rate:g}) or "
+                                f"look at samples {batch.ids[:8].tolist()}, and train into another --out"
+                            )
+                        continue
+                    in_a_row = 0
+                    if run.spike is not None and run.spike.seen_(told_loss) and rewinds < MOST_REWINDS:
+                        rewinds += 1
+                        _rewind(run, out, fingerprint, batch, told_loss, log)
+                        continue
 
-            if progress is not None:
-                each = (time.perf_counter() - began) / (run.step - began_at)
-                progress(run.step, options.steps, float(np.mean(run.losses[-100:])), each * (options.steps - run.step))
-            stop, done = stop_asked(), run.step == options.steps
-            if run.step % options.checkpoint_every == 0 or done or stop:
-                state.save(run, out, fingerprint, recipe.model_dump())
-                rows = "".join(f"{i},{v:.6f}\n" for i, v in enumerate(run.losses))
-                write_text(out / "loss.csv", f"step,loss\n{rows}")
-            if stop:
-                raise KeyboardInterrupt(f"stopped after step {run.step} of {options.steps}; --resume goes on there")
-            if run.step % options.sample_every == 0 or done:
-                write_grid(sample_average(run, recipe, noise_schedule, data), out / f"samples-{run.step:07d}.png")
-        save_model(run, recipe, data, out / "model")
+                    rng = run.generator(batch.number + (1 << 40))
+                    if run.fused is None:
+                        run.weights.widen_()
+                        for optimizer in now.optimizers:
+                            optimizer.step()
+                        run.scaler.update()
+                        if run.forced is not None:
+                            run.forced.apply_()
+                        run.weights.spread_(run.halves, rng)
+                    lap("optimizer")
+                    _average(run, out, rng)
+                    _drop_gradients(run)
+                    now.step, now.batch = now.step + 1, batch.number + 1
+                    lap("average")
+
+                    shown = log.step(
+                        Figures(
+                            now.step, batch.number, told_loss, clipped.norm, clipped.scale, rate, len(batch.samples),
+                            lap.total(), batch.waited_seconds, lap.seconds, now.skipped,
+                        )
+                    )  # fmt: skip
+                    if progress is not None:
+                        progress(shown)
+                    stop, done = stop_asked(), now.step == options.steps
+                    if validator is not None and (now.step % (options.validate_every or 1) == 0 or done):
+                        _validate(run, validator, out, log)
+                    if now.step % options.checkpoint_every == 0 or done or stop:
+                        began = time.perf_counter()
+                        log.flush()
+                        state.save(now, out, fingerprint, told)
+                        log.event("checkpoint", now.step, now.batch, seconds=time.perf_counter() - began)
+                        rewinds = 0
+                    if stop:
+                        raise KeyboardInterrupt(
+                            f"stopped after step {now.step} of {options.steps}; --resume goes on there"
+                        )
+                    if now.step % options.sample_every == 0 or done:
+                        _sample(run, out, log)
+            network.save_model(source, run.network, run.shipped(), recipe, data, out / "model")
+            log.event("end", now.step, now.batch)
     return out / "model"
 
 
-def column(values: NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
-    """(n,) numbers as a float32 tensor that broadcasts against ``like`` (n, *shape)."""
-    return torch.from_numpy(values).float().reshape(-1, *[1] * (like.dim() - 1)).to(like.device)
+class Lap:
+    """Seconds by phase, as they pass."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, phase: str) -> None:
+        """What passed since the last call was ``phase``."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
+        self.last = now
+
+    def total(self) -> float:
+        """All that passed."""
+        return self.last - self.began
 
 
-def sample_average(run: state.State, recipe: Recipe, noise_schedule: schedule.Schedule, data: Data) -> torch.Tensor:
-    """64 samples of the averaged weights from the recipe's seed: DDIM, 25 steps, labels as frequent as in the data."""
-    network = copy.deepcopy(run.network)
-    network.load_state_dict(run.average)
-    null = len(data.label_names)
-    target = source.load(
-        network,
-        schedule=noise_schedule,
-        prediction=recipe.model.prediction,
-        shape=data.shape,
-        num_labels=null + 1,
-        null_label=null,
-        call=source.call_unet,
-        device=recipe.train.device,
-    ).build()
-    target.table = solvers.ddim(noise_schedule, times.uniform(noise_schedule, 25))
-    noise = torch.randn((64, *data.shape), generator=torch.Generator().manual_seed(recipe.train.seed))
-    labels = np.sort(np.random.default_rng(recipe.train.seed).choice(data.labels, 64))
-    return target.sample(Case(0, recipe.train.seed, noise, torch.from_numpy(labels)))
-
-
-def save_model(run: state.State, recipe: Recipe, data: Data, folder: Path) -> None:
-    """The averaged weights as a diffusers folder, with what the folder format has no place for in ``hasten.json``."""
-    scheduler = {
-        "_class_name": "DDIMScheduler",
-        "beta_schedule": recipe.model.schedule,
-        "num_train_timesteps": recipe.model.timesteps,
-        "prediction_type": recipe.model.prediction,
-        "clip_sample": False,
-        "set_alpha_to_one": True,
-        "timestep_spacing": "trailing",
+@contextmanager
+def _log(run: Run, out: Path, resumed: bool) -> Iterator[Log]:
+    """The run's log, with what was decided before the first step in it."""
+    options, now = run.recipe.train, run.state
+    about = {
+        "recipe": run.recipe.model_dump(),
+        "environment": environment(),
+        "parameters": sum(p.numel() for p in run.network.parameters()),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-    extra = {
-        "attribution": data.attribution,
-        "data": data.name,
-        "label_names": list(data.label_names),
-        "null_label": len(data.label_names),
-        "recipe": recipe.model_dump(),
-    }
-    config: dict[str, Any] = json.loads(run.network.to_json_string())  # type: ignore[operator]
-    save_folder(folder, config, run.average, scheduler, extra)
+    log = Log(out, options.steps, options.log_every, options.device, options.tensorboard)
+    try:
+        if resumed:
+            log.resume_(now.step)
+        write_text(out / "run.json", json.dumps(about, indent=1) + "\n")
+        log.event("resumed" if resumed else "begin", now.step, now.batch)
+        line = audit(
+            run.source.schedule, run.source.prediction, options.levels, options.levels_mean, options.levels_std
+        )
+        log.event("audit", now.step, now.batch, line=line)
+        if now.choices:
+            log.event("autotune", now.step, now.batch, **now.choices)
+        yield log
+    finally:
+        log.close()
+
+
+def _set_rate(run: Run) -> float:
+    """The learning rate of this step, put into every optimiser."""
+    factor = run.rate.factor(run.state.step) * (1.0 if run.plateau is None else run.plateau.factor)
+    rate = run.recipe.train.learning_rate * factor
+    for optimizer in run.state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    return rate
+
+
+def _clip(run: Run, loss: float) -> Clipped:
+    """The gradients, unscaled and clipped; of a step that was fused into backward only their norm is known."""
+    if run.fused is not None:
+        norm = run.fused.norm.item() if math.isfinite(loss) else math.nan  # then it did not step
+        if math.isfinite(loss) and not math.isfinite(norm):
+            raise HastenError(
+                f"step {run.state.step}: a gradient is not finite, and train.step_in_backward has used the others "
+                "already: --resume from the last checkpoint without it, or with a lower train.learning_rate"
+            )
+        return Clipped(norm, 1.0)
+    for optimizer in run.state.optimizers:
+        run.scaler.unscale_(optimizer)
+    return run.clip.clip_(run.weights.named.values())
+
+
+def _forget(run: Run, buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Leave weights, averages and schedule as they were before a step that is not taken."""
+    for each, before in buffers:
+        each.copy_(before)
+    _drop_gradients(run)
+    if run.scaler.is_enabled():
+        run.scaler.update()
+
+
+def _drop_gradients(run: Run) -> None:
+    for parameter in (*run.network.parameters(), *run.state.named.values()):
+        parameter.grad = None
+
+
+def _rewind(run: Run, out: Path, fingerprint: str, batch: Batch, loss: float, log: Log) -> None:
+    """Back to the newest checkpoint; the batches from there to this one are not seen again."""
+    now, left = run.state, run.state.step
+    saved = state.read(out, fingerprint, run.recipe.model_dump())
+    first = int(saved.numbers["batch"])
+    _drop_gradients(run)
+    state.restore_(now, saved)
+    now.batch = batch.number + 1
+    batches = list(range(first, batch.number + 1))
+    log.event("rewind", now.step, batch.number, from_step=left, to_step=now.step, batches=batches, loss=loss)
+
+
+def _average(run: Run, out: Path, rng: torch.Generator) -> None:
+    """Take the new weights into the averages, and keep those of which a profile is made after training."""
+    options, now = run.recipe.train, run.state
+    if "average" in now.kept:
+        decay = average.decay_at(now.step, options.ema_decay)
+        average.update_(now.kept["average"].values(), run.tracked.values(), decay, rng)
+    if run.profiles:
+        average.update_all_(run.profiles, run.tracked, now.step + 1, rng)
+        if (now.step + 1) % options.profile_every == 0 or now.step + 1 == options.steps:
+            for each in run.profiles:
+                posthoc.save(each, now.step + 1, out / "averages")
+
+
+def _validate(run: Run, validator: Validator, out: Path, log: Log) -> None:
+    """Held-out figures; the best model so far is kept."""
+    began, now = time.perf_counter(), run.state
+    found = validator.validate(run.target(), run.objective)
+    best = now.best_loss is None or found.loss < now.best_loss
+    if run.plateau is not None:
+        run.plateau.update_(found.loss)
+    if best:
+        now.best_loss = found.loss
+        network.save_model(run.source, run.network, run.shipped(), run.recipe, run.data, out / "best")
+    values: dict[str, Any] = {"losses": {f"{s:g}": loss for s, loss in found.losses.items()}, "loss": found.loss}
+    values |= {"distance": found.distance, "best": best}
+    log.event("validation", now.step, now.batch, seconds=time.perf_counter() - began, **values)
+
+
+def _sample(run: Run, out: Path, log: Log) -> None:
+    """Samples of the averaged weights: a grid of pictures, an array of what is none."""
+    began, now = time.perf_counter(), run.state
+    samples = runs.decoded(run, network.samples_of(run.target(), run.data, run.recipe.train.seed))
+    if samples.dim() == 4 and samples.shape[1] in (1, 3):
+        path = runs.where_to(out, now.step, ".png")
+        write_grid(samples, path)
+        log.image(now.step, path)
+    else:
+        path = runs.where_to(out, now.step, ".npy")
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, samples.numpy())
+    log.event("sample", now.step, now.batch, seconds=time.perf_counter() - began, path=path.name)

@@ -11,6 +11,8 @@ and are left alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
@@ -40,30 +42,40 @@ def fold_(module: torch.nn.Module) -> None:
             parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
 
 
+def folded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The ``state_dict`` of a module with :func:`parametrize_` on it, as that of the plain module."""
+    g, v = (f"parametrizations.weight.original{number}" for number in (0, 1))
+    plain = {name: value for name, value in weights.items() if not name.endswith((g, v))}
+    for name, direction in weights.items():
+        if name.endswith(v):
+            place = name.removesuffix(v)
+            plain[f"{place}weight"] = torch._weight_norm(direction.float(), weights[place + g].float(), 0)
+    return plain
+
+
 class Forced:
     """Remembers the length of every row of ``module``'s layers and brings them back to it.
+
+    ``named``: the weights that the optimiser steps on, where they are not the module's own.
 
     ``lengths``, by the weight's name, each (out, 1, ...), is all of its state: make it from the starting weights, or
     put the saved ones in.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        parts = layers(module)
-        self.weights = {f"{name}.weight".lstrip("."): part.weight for name, part in parts.items()}
-        self.lengths = {name: _lengths(weight.detach()) for name, weight in self._rows().items()}
-
-    def _rows(self) -> dict[str, torch.Tensor]:
-        return {name: weight for name, weight in self.weights.items() if isinstance(weight, torch.Tensor)}
+    def __init__(self, module: torch.nn.Module, named: Mapping[str, torch.Tensor] | None = None) -> None:
+        names = [f"{name}.weight".lstrip(".") for name in layers(module)]
+        self.weights = dict(named or module.named_parameters())
+        self.weights = {name: self.weights[name] for name in names if name in self.weights}
+        self.lengths = {name: _lengths(weight.detach()) for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def apply_(self) -> None:
         """Bring every row back to its length, after the optimiser's step."""
-        weights = self._rows()
         factors = []
-        for name, weight in weights.items():
+        for name, weight in self.weights.items():
             now, then = _lengths(weight), self.lengths[name]
             factors.append(torch.where((then > SMALLEST) & (now > SMALLEST), then / now, 1.0).to(weight.dtype))
-        torch._foreach_mul_(list(weights.values()), factors)
+        torch._foreach_mul_(list(self.weights.values()), factors)
 
 
 def _lengths(weight: torch.Tensor) -> torch.Tensor:

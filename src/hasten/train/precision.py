@@ -43,7 +43,7 @@ def cast_(module: torch.nn.Module, precision: str) -> torch.dtype:
     """``module``'s weights as ``precision`` wants them, in place; returns the dtype that its input is to have."""
     if precision not in PURE:
         return torch.float32
-    module.to(torch.bfloat16)
+    torch.nn.Module.to(module, torch.bfloat16)  # diffusers' own warns of what is done here with care
     for part in module.modules():
         if isinstance(part, NORMS):
             part.float()
@@ -65,7 +65,10 @@ class Weights:
         self.apart = precision == "bfloat16_master"
         self.named: dict[str, torch.nn.Parameter] = self.own
         if self.apart:
-            self.named = {name: torch.nn.Parameter(own.detach().float()) for name, own in self.own.items()}
+            self.named = {
+                name: torch.nn.Parameter(own.detach().float()) if own.dtype == torch.bfloat16 else own
+                for name, own in self.own.items()
+            }
 
     def gather_(self) -> None:
         """Add the module's bf16 gradients to the copies' float32 ones, so that micro-batches sum up in float32."""
@@ -73,7 +76,7 @@ class Weights:
             return
         for name, own in self.own.items():
             copied = self.named[name]
-            if own.grad is not None:
+            if own.grad is not None and copied is not own:
                 copied.grad = own.grad.float() if copied.grad is None else copied.grad.add_(own.grad)
                 own.grad = None
 
@@ -91,7 +94,8 @@ class Weights:
         """After the step: bring the result into the module, rounding the weights named in ``halves`` to bf16."""
         if self.apart:
             for name, own in self.own.items():
-                own.copy_(self.named[name])
+                if self.named[name] is not own:
+                    own.copy_(self.named[name])
         if self.stochastic:
             for name, own in self.own.items():
                 if name in halves:
@@ -100,12 +104,12 @@ class Weights:
 
 
 def rounded(values: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """float32 to bf16, up or down with the probabilities that keep the mean; ``rng`` lives on the host.
+    """float32 to bf16 in the same layout, up or down with the probabilities that keep the mean; ``rng`` is the host's.
 
     A bf16 number is the upper half of a float32's bits: random lower bits are added, then cut off.
     """
     noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, generator=rng).to(values.device)
-    bits = values.contiguous().view(torch.int32) + noise
+    bits = values.view(torch.int32) + noise
     finite = torch.isfinite(values)
     cut = torch.bitwise_and(bits, -(1 << 16)).view(torch.float32)
-    return torch.where(finite, cut, values).to(torch.bfloat16)
+    return torch.empty_like(values, dtype=torch.bfloat16).copy_(torch.where(finite, cut, values))

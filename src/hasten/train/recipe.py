@@ -1,7 +1,7 @@
 """A training recipe: TOML in, one frozen value out; whatever is wrong is named with its line.
 
-A run is known by the JSON of its recipe: a new field must leave the JSON of recipes without it as it was
-(``exclude_if``), or their checkpoints no longer resume.
+A run is known by its recipe's :attr:`Recipe.identity`, the fields that are not at their defaults: a new field leaves
+older runs as they were, and a default must never change.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hasten.errors import BadInput, did_you_mean
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+PAIRED = {"flow": "flow", "edm": "edm"}  # schedules that have a prediction of their own
+
 
 class Section(BaseModel):
     """A table of the recipe: unknown keys are errors, values never change."""
@@ -26,55 +30,138 @@ class Section(BaseModel):
 class DataSection(Section):
     """What to train on: ``emoji``, ``digits`` or ``folder`` (with ``path``), at ``size`` pixels.
 
-    ``skip_bad`` passes over pictures of a folder that can't be read, a tenth of them at most.
+    ``skip_bad`` passes over pictures of a folder that can't be read, a tenth of them at most; ``buckets`` keeps their
+    shapes, in batches of one shape each.  ``flip`` (left and right) and ``shift`` (pixels, at most) augment.  ``vae``:
+    a folder of diffusers' ``AutoencoderKL``, whose latents are trained on.  ``workers``: threads that prefetch batches.
     """
 
     name: Literal["emoji", "digits", "folder"]
     size: int = Field(32, ge=8, le=1024)
     path: str | None = None
-    skip_bad: bool = Field(False, exclude_if=lambda value: not value)
+    skip_bad: bool = False
+    buckets: bool = False
+    flip: bool = False
+    shift: int = Field(0, ge=0, le=64)
+    vae: str | None = None
+    workers: int = Field(0, ge=0, le=64)
 
 
 class ModelSection(Section):
-    """A diffusers ``UNet2DModel`` and its noise schedule."""
+    """A fresh diffusers ``UNet2DModel`` and its noise schedule; or the ``folder`` of a model to train further."""
 
-    block_out_channels: list[Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1, max_length=8)
+    folder: str | None = None
+    block_out_channels: list[Annotated[int, Field(ge=1, le=4096)]] | None = Field(None, min_length=1, max_length=8)
     layers_per_block: int = Field(1, ge=1, le=8)
     attention_levels: list[int] = []
     attention_head_dim: int = Field(32, ge=1)
     norm_num_groups: int = Field(8, ge=1)
-    schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
+    schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "flow", "edm"] = "squaredcos_cap_v2"
     timesteps: int = Field(1000, ge=10, le=10_000)
-    prediction: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
+    prediction: Literal["epsilon", "sample", "v_prediction", "flow", "edm"] = "v_prediction"
 
 
 class TrainSection(Section):
-    """The loop.  ``learning_rate`` warms up linearly over ``warmup_steps`` and falls by a cosine to 0."""
+    """The loop; README's table of techniques says what each key does, None or 0 means off.
+
+    A step takes ``batch_size`` samples, in ``accumulate`` micro-batches.
+    """
 
     steps: int = Field(ge=1, le=9_999_999)
     batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(1e-4, gt=0, le=1)
-    warmup_steps: int = Field(100, ge=0)
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    beta2: float = Field(0.99, gt=0, lt=1)
-    clip_norm: float | None = Field(1.0, gt=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    label_dropout: float = Field(0.1, ge=0, lt=1)
-    weighting: Literal["none", "min_snr"] = "none"
-    min_snr_gamma: float = Field(5.0, gt=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = Field(1, ge=1, le=4096)
     device: str = "cpu"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    # precision and memory
+    precision: Literal["float32", "bfloat16", "float16", "bfloat16_master", "bfloat16_stochastic"] = "float32"
+    checkpointing: Literal["none", "full"] | list[str] = "none"
+    memory: str | None = Field(None, pattern=r"^\d+(\.\d+)? ?(KiB|MiB|GiB|KB|MB|GB)$")
+    step_in_backward: bool = False
+
+    # optimiser
+    optimizer: Literal["adamw", "muon", "schedule_free", "adamw_8bit"] = "adamw"
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    beta1: Share = 0.9
+    beta2: float = Field(0.99, gt=0, lt=1)
+    learning_rate_schedule: Literal[
+        "constant",
+        "linear",
+        "cosine",
+        "cosine_restarts",
+        "triangular",
+        "triangular2",
+        "exp_range",
+        "one_cycle",
+        "wsd",
+        "inverse_sqrt",
+        "plateau",
+    ] = "cosine"
+    warmup_steps: int = Field(100, ge=0)
+    cycle_steps: int | None = Field(None, ge=2)
+    floor: Share = 0.0
+
+    # objective
+    label_dropout: Share = 0.1
+    weighting: Literal["none", "min_snr", "p2", "edm", "learned"] = "none"
+    min_snr_gamma: float = Field(5.0, gt=0)
+    p2_gamma: float = Field(1.0, ge=0)
+    levels: Literal["uniform", "edm", "logit_normal"] = "uniform"
+    levels_mean: float | None = None
+    levels_std: float | None = Field(None, gt=0)
+
+    # stability
+    clip_norm: float = Field(1.0, ge=0)
+    clip_value: float | None = Field(None, gt=0)
+    clip_zscore: float | None = Field(None, gt=0)
+    weight_norm: Literal["none", "parametrized", "forced"] = "none"
+    skip_nonfinite: int = Field(10, ge=0)
+    rewind_spikes: bool = False
+
+    # averages of the weights
+    ema_decay: Share = 0.999
+    ema_dtype: Literal["float32", "bfloat16"] = "float32"
+    ema_on_host: bool = False
+    ema_profiles: list[Annotated[float, Field(ge=0.01, le=0.25)]] = []
+    profile_every: int = Field(500, ge=1)
+
+    # speed
+    autotune: bool = False
+    channels_last: bool = True
+    compile: bool = False
+    threads: int | None = Field(None, ge=1, le=1024)
+
+    # what is written, and how often
     checkpoint_every: int = Field(500, ge=1)
     sample_every: int = Field(500, ge=1)
+    log_every: int = Field(10, ge=1)
+    validate_every: int | None = Field(None, ge=1)
+    validate_samples: int = Field(256, ge=16)
+    tensorboard: bool = False
+
+
+FREE = {"data": {"workers"}, "train": {"sample_every", "log_every", "tensorboard"}}  # no weight depends on these
 
 
 class Recipe(Section):
     """The whole recipe."""
 
     data: DataSection
-    model: ModelSection
+    model: ModelSection = Field(default_factory=lambda: ModelSection.model_validate({}))
     train: TrainSection
+
+    @property
+    def identity(self) -> str:
+        """What makes a run this one, as JSON: runs of one identity, on the same data, go on from each other."""
+        return self.model_dump_json(exclude_defaults=True, exclude=FREE)
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """``train.memory`` as bytes."""
+        if self.train.memory is None:
+            return None
+        number, unit = re.fullmatch(r"([\d.]+) ?(\w+)", self.train.memory).groups()  # type: ignore[union-attr]
+        return int(float(number) * UNITS[unit])
 
 
 def read(path: Path | str) -> Recipe:
@@ -117,17 +204,56 @@ def check(values: dict[str, Any], text: str, where: str) -> Recipe:
 
 def _conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """What no field alone can see: the key and the rest of a sentence about it."""
-    data, model, options = recipe.data, recipe.model, recipe.train
-    channels, levels = model.block_out_channels, len(model.block_out_channels)
+    data, options = recipe.data, recipe.train
+    if data.name == "folder" and data.path is None:
+        yield "data.path", "is missing, though data.name is 'folder'; add it"
+    if data.name != "folder":
+        for key in ("path", "buckets", "skip_bad"):
+            if getattr(data, key):
+                yield f"data.{key}", f"is only for data.name = 'folder', not for {data.name!r}; drop it"
+    yield from _model_conflicts(recipe)
+    if options.warmup_steps >= options.steps:
+        yield "train.warmup_steps", f"= {options.warmup_steps} must be less than train.steps = {options.steps}"
+    if options.batch_size % options.accumulate:
+        yield "train.accumulate", f"= {options.accumulate} does not divide train.batch_size = {options.batch_size}"
+    if options.memory is not None and options.checkpointing != "none":
+        yield "train.memory", "chooses what is checkpointed itself; drop train.checkpointing, or this"
+    if options.clip_norm and options.clip_zscore:
+        yield "train.clip_zscore", "limits the norm itself; set train.clip_norm = 0 beside it"
+    if data.vae is not None and (data.flip or data.shift):
+        yield "data.vae", "makes latents, which can't be flipped or shifted; drop data.flip and data.shift"
+    if options.step_in_backward:
+        if options.optimizer == "muon":
+            yield "train.step_in_backward", "takes one weight at a time, muon all of one shape; use adamw"
+        if options.weighting == "learned":
+            yield "train.step_in_backward", "does not go with weighting = 'learned'; drop one of them"
+        if options.clip_norm or options.clip_zscore:
+            yield "train.step_in_backward", "uses gradients before their norm is known; set train.clip_norm = 0"
+        if options.precision not in ("float32", "bfloat16"):
+            yield "train.step_in_backward", f"does not go with precision = {options.precision!r}"
+    if options.rewind_spikes and options.learning_rate_schedule == "plateau":
+        yield "train.rewind_spikes", "does not go with learning_rate_schedule = 'plateau'; drop one of them"
+    if options.learning_rate_schedule == "plateau" and options.validate_every is None:
+        yield "train.learning_rate_schedule", "= 'plateau' follows the held-out loss; set train.validate_every"
+    if options.optimizer == "schedule_free" and options.learning_rate_schedule != "constant":
+        yield "train.optimizer", "= 'schedule_free' needs learning_rate_schedule = 'constant'; its warm-up is kept"
+
+
+def _model_conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    data, model = recipe.data, recipe.model
+    if PAIRED.get(model.schedule, model.prediction) != model.prediction or (
+        model.prediction in PAIRED.values() and model.schedule not in PAIRED
+    ):
+        yield "model.prediction", f"= {model.prediction!r} does not go with model.schedule = {model.schedule!r}"
+    channels = model.block_out_channels
+    if channels is None:
+        return
+    levels = len(channels)
     multiple = 2 ** (levels - 1)
     if data.size % multiple:
         below = data.size // multiple * multiple
         near = f"{below} or {below + multiple}" if below else f"{multiple}"
         yield "data.size", f"= {data.size} can't be halved {levels - 1} times ({levels} levels); use {near}"
-    if data.name == "folder" and data.path is None:
-        yield "data.path", "is missing, though data.name is 'folder'; add it"
-    if data.name != "folder" and data.path is not None:
-        yield "data.path", f"is only for data.name = 'folder', not for {data.name!r}; drop it"
     for count in channels:
         if count % model.norm_num_groups:
             yield (
@@ -143,8 +269,6 @@ def _conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 "model.attention_head_dim",
                 f"= {model.attention_head_dim} does not divide the {channels[level]} channels of level {level}",
             )
-    if options.warmup_steps >= options.steps:
-        yield "train.warmup_steps", f"= {options.warmup_steps} must be less than train.steps = {options.steps}"
 
 
 def _range(bounds: list[Any]) -> str:

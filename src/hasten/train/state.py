@@ -1,10 +1,10 @@
-"""Everything a run needs to go on exactly: weights, their average, optimiser state, step; safetensors, no pickle."""
+"""Everything a run needs to go on exactly, in one safetensors file: whole or absent, verified, no pickle."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,71 @@ from hasten.files import replacing
 
 KEEP = 2
 PATTERN = "checkpoint-*.safetensors"
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+Numbers = Mapping[str, Any]
+Part = tuple[Callable[[], Numbers], Callable[[Numbers], Any]]
 
 
 @dataclass
 class State:
-    """The mutable whole of a run.  ``optimizer`` holds AdamW's own state over ``network``'s parameters."""
+    """The mutable whole of a run; all of it is saved.
+
+    ``named``: the parameters that ``optimizers`` step on: the network's own, or float32 copies of them, and what else
+    is learnt.  ``kept``: tensors by kind and name that change in place (averages, lengths).  ``parts``: how the numbers
+    of a part are read and put back, by name.  ``choices``: what was decided by measurement when the run began.
+
+    ``step`` counts the optimiser's steps, ``batch`` the batches drawn: those that were skipped count here only.
+    """
 
     network: torch.nn.Module
-    average: dict[str, torch.Tensor]
-    optimizer: torch.optim.Optimizer
+    named: dict[str, torch.nn.Parameter]
+    optimizers: tuple[torch.optim.Optimizer, ...]
+    kept: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=dict)
     step: int = 0
-    losses: list[float] = field(default_factory=list)
+    batch: int = 0
+    skipped: int = 0
+    best_loss: float | None = None
+
+    @property
+    def apart(self) -> dict[str, torch.nn.Parameter]:
+        """Those of ``named`` that are not the network's own."""
+        own = {id(parameter) for parameter in self.network.parameters()}
+        return {name: parameter for name, parameter in self.named.items() if id(parameter) not in own}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors by ``<kind>.<name>``, as they are."""
+        found = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        found |= {f"apart.{name}": value for name, value in self.apart.items()}
+        for kind, tensors in self.kept.items():
+            found |= {f"{kind}.{name}": value for name, value in tensors.items()}
+        for name, parameter in self.named.items():
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    found[f"optimizer.{key}.{name}"] = value
+        return found
+
+    def numbers(self) -> dict[str, Any]:
+        """All that is no tensor, ready for JSON."""
+        return {
+            "step": self.step,
+            "batch": self.batch,
+            "skipped": self.skipped,
+            "best_loss": self.best_loss,
+            "choices": self.choices,
+            "parts": {name: dict(read()) for name, (read, _) in self.parts.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What a checkpoint held; ``passed_over``: a line on each newer one that could not be read."""
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    numbers: dict[str, Any]
+    passed_over: tuple[str, ...] = ()
 
 
 def check_place(out: Path, resume: bool | Path) -> None:
@@ -43,70 +97,99 @@ def check_place(out: Path, resume: bool | Path) -> None:
         raise BadInput(f"checkpoint {resume} is not there; pass a checkpoint file, or only --resume for the newest")
 
 
-def needed_bytes(network: torch.nn.Module, out: Path) -> int:
-    """What a run still writes to ``out``: three checkpoints (two are kept, one is being written) less those there
-    (each has weights, average and two moments), and the model in float16."""
-    weight_bytes = sum(int(value.nbytes) for value in network.state_dict().values())
+def needed_bytes(state: State, out: Path) -> int:
+    """What a run still writes to ``out``: three checkpoints (two are kept, one is being written) less those there, with
+    two moments for each parameter, and a model in float16 at the end, and one for the best."""
+    tensors = [value for name, value in state.tensors().items() if not name.startswith("optimizer.")]
+    one = sum(int(value.nbytes) for value in (*tensors, *state.named.values(), *state.named.values()))
     checkpoints = KEEP + 1 - min(KEEP, len(list(out.glob(PATTERN))))
-    return weight_bytes * 4 * checkpoints + weight_bytes // 2
+    return one * checkpoints + sum(int(value.nbytes) for value in state.network.state_dict().values())
 
 
 def save(state: State, folder: Path, fingerprint: str, recipe: Mapping[str, Any]) -> Path:
-    """Write ``checkpoint-<step>.safetensors`` whole or not at all, then drop all older ones but one.
+    """Write ``checkpoint-<step>.safetensors``, read it back, then drop all older ones but one.
 
-    Raises HastenError when it can't be written; the checkpoints before it are kept then.
+    Written aside, synced, renamed, and the folder synced: at every moment it is whole or absent.  Raises HastenError
+    when it can't be written, or reads back as something else; the checkpoints before it are kept then.
     """
-    names = [name for name, _ in state.network.named_parameters()]
-    tensors = {f"network.{name}": value.detach() for name, value in state.network.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in state.average.items()}
-    for name, parameter in zip(names, state.network.parameters(), strict=True):
-        for key, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    tensors["losses"] = torch.tensor(state.losses, dtype=torch.float64)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    meta = {"step": state.step, "fingerprint": fingerprint, "recipe": recipe, "crc32": _crc32(tensors)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
+    checksum = _crc32(tensors)
+    meta = {**state.numbers(), "fingerprint": fingerprint, "recipe": recipe, "crc32": checksum}
     path = folder / f"checkpoint-{state.step:07d}.safetensors"
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"hasten": json.dumps(meta)})
-    except (OSError, SafetensorError) as error:
+        _read(path)
+    except UNREADABLE as error:
         raise HastenError(
             f"{path} could not be written ({error}); earlier checkpoints are kept: make room, then --resume"
         ) from error
-    for old in [kept for kept in sorted(folder.glob(PATTERN)) if kept.name <= path.name][:-KEEP]:
-        old.unlink()
-    for left in folder.glob(f".{PATTERN}.*.part"):  # by a run that was killed while it saved
-        left.unlink()
+    older = [kept for kept in sorted(folder.glob(PATTERN)) if kept.name <= path.name][:-KEEP]
+    left = list(folder.glob(f".{PATTERN}.*.part"))  # by a run that was killed while it saved
+    try:
+        for each in (*older, *left):
+            each.unlink()
+    except OSError as error:
+        raise HastenError(
+            f"{path} is saved, but {each} can't be removed ({error}); remove it, then --resume"
+        ) from error
     return path
 
 
-def restore_(state: State, where: Path, fingerprint: str, recipe: Mapping[str, Any]) -> list[str]:
-    """Put the newest readable checkpoint of the folder ``where``, or exactly the file ``where``, into ``state``.
+def read(where: Path, fingerprint: str, recipe: Mapping[str, Any]) -> Saved:
+    """The newest readable checkpoint of the folder ``where``, or exactly the file ``where``.
 
-    Returns a line on each that was passed over and on the one used instead.  Raises BadInput when none is readable, or
-    when it was made by another recipe (the fields that differ are named) or from other data.
+    Raises BadInput when none is readable, or when it was made by another recipe (the fields that differ are named) or
+    from other data.
     """
     skipped: list[str] = []
     for path in [where] if where.is_file() else sorted(where.glob(PATTERN), reverse=True):
         try:
-            step, meta, tensors = _read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            numbers, tensors = _read(path)
+        except UNREADABLE as error:
             skipped.append(f"{path.name} is unreadable ({error})")
             continue
-        if meta.get("fingerprint") != fingerprint:
-            raise BadInput(f"{path} was made {_why(meta.get('recipe'), recipe)}, or --out with a new folder")
-        _put_(state, tensors, step)
-        return [*skipped, f"{path.name} is used instead"] if skipped else []
+        if numbers.get("fingerprint") != fingerprint:
+            raise BadInput(f"{path} was made {_why(numbers.get('recipe'), recipe)}, or --out with a new folder")
+        return Saved(path, tensors, numbers, (*skipped, f"{path.name} is used instead") if skipped else ())
     raise BadInput(f"no readable checkpoint in {where}: {'; '.join(skipped)}; start anew with another --out")
 
 
-def _read(path: Path) -> tuple[int, dict[str, Any], dict[str, torch.Tensor]]:
+def restore_(state: State, saved: Saved) -> None:
+    """Put what was saved into ``state``, which was made by the same recipe."""
+    of: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in saved.tensors.items():
+        kind, _, rest = name.partition(".")
+        of.setdefault(kind, {})[rest] = tensor
+    state.network.load_state_dict(of["network"])
+    with torch.no_grad():
+        for name, parameter in state.apart.items():
+            parameter.copy_(of["apart"][name])
+        for kind, tensors in state.kept.items():
+            for name, value in tensors.items():
+                value.copy_(of[kind][name])
+    owners = {id(p): o for o in state.optimizers for group in o.param_groups for p in group["params"]}
+    for parameter in state.named.values():
+        if id(parameter) in owners:
+            owners[id(parameter)].state.pop(parameter, None)
+    for key_and_name, tensor in of.get("optimizer", {}).items():
+        key, _, name = key_and_name.partition(".")
+        parameter = state.named[name]
+        owners[id(parameter)].state[parameter][key] = _beside(tensor, parameter)
+    numbers = saved.numbers
+    for name, (_, put) in state.parts.items():
+        put(numbers["parts"][name])
+    state.step, state.batch, state.skipped = numbers["step"], numbers["batch"], numbers["skipped"]
+    state.best_loss, state.choices = numbers["best_loss"], numbers["choices"]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     with safe_open(path, "pt") as file:
-        meta = json.loads((file.metadata() or {})["hasten"])
+        numbers: dict[str, Any] = json.loads((file.metadata() or {})["hasten"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if meta.get("crc32", found := _crc32(tensors)) != found:
+    if numbers["crc32"] != _crc32(tensors):
         raise ValueError("its tensors do not have the checksum that was written")
-    return int(meta["step"]), meta, tensors
+    return numbers, tensors
 
 
 def _crc32(tensors: Mapping[str, torch.Tensor]) -> int:
@@ -133,28 +216,8 @@ def _why(there: Mapping[str, Any] | None, here: Mapping[str, Any]) -> str:
     return f"by another recipe ({', '.join(fields)}); use that recipe"
 
 
-def _put_(state: State, tensors: dict[str, torch.Tensor], step: int) -> None:
-    part: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}}
-    moments: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind in part:
-            part[kind][rest] = tensor
-        elif kind == "optimizer":
-            key, _, owner = rest.partition(".")
-            moments.setdefault(owner, {})[key] = tensor
-    state.network.load_state_dict(part["network"])
-    for name, value in state.average.items():
-        value.copy_(part["average"][name])
-    for name, parameter in state.network.named_parameters():
-        if name in moments:
-            state.optimizer.state[parameter] = {k: _beside(v, parameter) for k, v in moments[name].items()}
-    state.step = step
-    state.losses = tensors["losses"].tolist()
-
-
 def _beside(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """``value`` on the parameter's device, and in its memory layout: fused AdamW walks both side by side."""
     if value.shape != parameter.shape:
         return value.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(value)
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

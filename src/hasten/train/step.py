@@ -1,8 +1,7 @@
 """One training step of any source, in its three parts, so that it can be timed and profiled.
 
-The loss is the loop's: the mean square error of the network's own prediction at ``x_t = alpha_t x_0 + sigma_t eps``,
-with ``t`` stratified over the batch (Kingma et al. 2021, arXiv:2107.00630, I.1), then AdamW.  Data, checkpoints and
-averages are the loop's own affair and no part of it.
+The loss is the loop's (:mod:`hasten.train.objective`), then AdamW.  Data, checkpoints and averages are the loop's own
+affair and no part of it.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ import torch
 
 from hasten.data.array import Data
 from hasten.data.loader import batch_indices
-from hasten.diffusion.prediction import from_sample, input_scale
+from hasten.diffusion.levels import uniform
 from hasten.errors import BadInput
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import Case
+from hasten.train.objective import Objective
 
 LEARNING_RATE = 1e-5
 
@@ -22,46 +22,34 @@ LEARNING_RATE = 1e-5
 class TrainStep:
     """A step of ``target``'s network, whose weights it changes; the target is a fresh one, built for this.
 
-    ``clean`` (n, *shape) float32, pictures in [-1, 1], and ``labels`` (n,) int64 or None: where each step's batch is
-    drawn from, by the case's seed.  Raises BadInput where no torch module does the work, or one whose weights can't be
-    trained.
+    Each step's batch is drawn from the training part of ``data`` by the case's seed, with labels where the network
+    takes them.  Raises BadInput where no torch module does the work, or one whose weights can't be trained.
     """
 
-    def __init__(self, target: Target, clean: torch.Tensor, labels: torch.Tensor | None = None) -> None:
+    def __init__(self, target: Target, data: Data) -> None:
         if not isinstance(target.network, TorchNetwork) or target.network.dtype != torch.float32:
             raise BadInput("a training step needs a torch module with float32 weights; drop runtime and precision")
         self.target, self.network = target, target.network
-        self.clean, self.labels = clean, labels
+        self.data, self.ids = data, data.ids(held_out=False)
         self.module = target.network.module.train().requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=LEARNING_RATE, fused=True)
 
-    @classmethod
-    def on(cls, target: Target, data: Data) -> TrainStep:
-        """A step on the data's training part; its labels only where the network takes them."""
-        clean, labels = (torch.from_numpy(part) for part in data.part(held_out=False))
-        return cls(target, clean, None if target.facts.num_labels is None else labels)
-
     def forward(self, case: Case, chosen: torch.Tensor | None = None) -> torch.Tensor:
-        """The errors (n,) of a batch as large as the case, with its noise; ``chosen`` (n,): which data."""
-        target, device, n = self.target, self.target.facts.device, len(case.noise)
+        """The errors (n,) of a batch as large as the case, with its noise; ``chosen`` (n,): which training data."""
+        target, n = self.target, len(case.noise)
         rng = torch.Generator().manual_seed(case.seed)
         if chosen is None:
-            chosen = torch.randint(len(self.clean), (n,), generator=rng)
-        t = ((torch.rand((), generator=rng) + torch.arange(n)) / n).double().clamp(1e-4, 1.0).numpy()
-        clean, noise = self.clean[chosen].to(device), case.noise.to(device)
-        alpha, sigma, time = (
-            torch.from_numpy(f(t)).float().to(device)
-            for f in (target.schedule.alpha, target.schedule.sigma, target.schedule.network_time)
+            chosen = torch.randint(len(self.ids), (n,), generator=rng)
+        places = ((torch.rand((), generator=rng) + torch.arange(n)) / n).double().numpy()
+        clean, labels = (torch.from_numpy(part).to(target.facts.device) for part in self.data.take(self.ids[chosen]))
+        objective = Objective(target.schedule, target.prediction, target.sigma_data)
+        examples = objective.at(
+            clean,
+            None if target.facts.num_labels is None else labels,
+            uniform(target.schedule, places),
+            case.noise,
         )
-        alpha, sigma = (part.reshape(-1, *[1] * (clean.dim() - 1)) for part in (alpha, sigma))
-        noised = alpha * clean + sigma * noise
-        wanted = from_sample(target.prediction, noised, clean, alpha, sigma, target.sigma_data)
-        labels = case.labels if self.labels is None else self.labels[chosen]
-        labels = labels.to(device) if labels is not None else None
-        scaled = noised * input_scale(target.prediction, alpha, sigma, target.sigma_data)
-        predicted = self.network(scaled, time, labels)
-        errors: torch.Tensor = (predicted - wanted).square().flatten(1).mean(1)
-        return errors
+        return examples.errors(self.network)
 
     def backward(self, errors: torch.Tensor) -> None:
         """The gradients of the mean of ``errors``."""
@@ -91,9 +79,9 @@ class Epoch:
         """The mean errors (steps,) of the epoch's steps."""
         n = len(case.noise)
         means = []
-        for number in range(len(self.step.clean) // n):
+        for number in range(len(self.step.ids) // n):
             rng = torch.Generator().manual_seed(case.seed * 1_000_003 + number)
             noise = torch.randn(case.noise.shape, generator=rng)
-            chosen = torch.from_numpy(batch_indices(number, n, len(self.step.clean), case.seed))
+            chosen = torch.from_numpy(batch_indices(number, n, len(self.step.ids), case.seed))
             means.append(self.step.sample(Case(number, case.seed * 1_000_003 + number, noise), chosen).mean())
         return torch.stack(means)

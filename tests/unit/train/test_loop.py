@@ -1,5 +1,6 @@
 """The loop on real digits: exact to resume, and clear about whatever is wrong."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,13 +9,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from hasten.data import digits
+from hasten.data import digits, loader
 from hasten.data.array import Data
 from hasten.diffusion.loss import WEIGHTINGS
 from hasten.errors import BadInput, HastenError
-from hasten.train import loop, recipe
+from hasten.train import log, loop, precision, recipe, schedules, stability
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,7 @@ def one_thread(monkeypatch):
     """Sums in one order, so that equal means equal; warnings are errors; no time is spent on samples."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(loop, "sample_average", lambda *_arguments: torch.zeros(1, 1, 8, 8))
+    monkeypatch.setattr(loop.network, "samples_of", lambda *_arguments: torch.zeros(1, 1, 8, 8))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -44,7 +46,7 @@ class Killed(Exception):
 
 def at(step: int, act):
     """A progress callback that calls ``act`` after ``step`` steps."""
-    return lambda now, steps, loss, left: act() if now == step else None
+    return lambda shown: act() if shown.step == step else None
 
 
 def kill() -> None:
@@ -53,6 +55,12 @@ def kill() -> None:
 
 def checkpoint(out, step: int) -> dict[str, torch.Tensor]:
     return load_file(out / f"checkpoint-{step:07d}.safetensors")
+
+
+def numbers(out, step: int) -> dict:
+    with safe_open(out / f"checkpoint-{step:07d}.safetensors", "pt") as file:
+        found = json.loads(file.metadata()["hasten"])
+    return {name: found[name] for name in ("step", "batch", "skipped", "parts")}
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -76,15 +84,19 @@ def test_what_a_run_leaves(straight) -> None:
         ".lock",
         "checkpoint-0000003.safetensors",
         "checkpoint-0000006.safetensors",
-        "loss.csv",
+        "metrics.jsonl",
         "model",
+        "run.json",
         "samples-0000006.png",
     ]
-    rows = (straight / "loss.csv").read_text().splitlines()
-    assert rows[0] == "step,loss"
-    assert [row.split(",")[0] for row in rows[1:]] == list("012345")
-    losses = checkpoint(straight, 6)["losses"]
-    assert [f"{value:.6f}" for value in losses.tolist()] == [row.split(",")[1] for row in rows[1:]]
+    about = json.loads((straight / "run.json").read_text())
+    assert about["recipe"]["train"]["steps"] == 6
+    assert about["parameters"] == sum(
+        value.numel() for name, value in checkpoint(straight, 6).items() if name.startswith("network.")
+    )
+    lines = log.read(straight / "metrics.jsonl")
+    events = [line["event"] for line in lines if "event" in line]
+    assert events == ["begin", "audit", "checkpoint", "checkpoint", "sample", "end"]
 
 
 def test_three_and_three_are_six_to_the_bit(straight, tmp_path) -> None:
@@ -179,7 +191,7 @@ def test_another_recipe_can_t_resume(straight, options, named: str) -> None:
 def test_other_data_can_t_resume(straight, monkeypatch) -> None:
     data = digits.load()
     changed = Data(data.name, 255 - data.samples, data.labels, data.label_names, data.held_out)
-    monkeypatch.setattr(loop, "by_name", lambda *_args, **_options: changed)
+    monkeypatch.setattr(loop.runs, "by_name", lambda *_args, **_options: changed)
     with pytest.raises(BadInput, match="was made from other data"):
         loop.train(tiny(), straight, resume=True)
 
@@ -187,7 +199,7 @@ def test_other_data_can_t_resume(straight, monkeypatch) -> None:
 def with_samples(monkeypatch, samples: np.ndarray) -> None:
     count = len(samples)
     data = Data("made", samples, np.zeros(count, np.int64), ("a",), np.zeros(count, bool), notes=("a note",))
-    monkeypatch.setattr(loop, "by_name", lambda *_args, **_options: data)
+    monkeypatch.setattr(loop.runs, "by_name", lambda *_args, **_options: data)
 
 
 def test_fewer_samples_than_a_batch(tmp_path, monkeypatch) -> None:
@@ -199,29 +211,122 @@ def test_fewer_samples_than_a_batch(tmp_path, monkeypatch) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite(tmp_path, monkeypatch) -> None:
-    samples = np.zeros((8, 1, 8, 8), np.float32)
+def skips(out) -> list[dict]:
+    return [line for line in log.read(out / "metrics.jsonl") if line.get("event") == "skipped"]
+
+
+def test_a_sample_that_is_not_finite_is_left_out_and_named(tmp_path, monkeypatch) -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, (32, 1, 8, 8)).astype(np.float32)
     samples[3, 0, 0, 0] = np.nan
     with_samples(monkeypatch, samples)
-    with pytest.raises(HastenError, match=r"step 0: the loss is nan, .*learning_rate \(now 0\.001\)") as caught:
-        loop.train(tiny(), tmp_path, warn=lambda _line: None)
-    assert caught.value.exit_code == 1
+    loop.train(tiny(), tmp_path, warn=lambda _line: None)
+    assert len(skips(tmp_path)) == 2  # two epochs of four batches are begun for six steps
+    for line in skips(tmp_path):
+        assert line["what"] == "the loss (1 of 1 not finite)"
+        assert 3 in line["ids"]
+        assert len(line["ids"]) == 8
+    end = checkpoint(tmp_path, 6)
+    assert all(bool(value.isfinite().all()) for value in end.values())
+    assert numbers(tmp_path, 6)["batch"] == 8
+    assert numbers(tmp_path, 6)["skipped"] == 2
+
+
+def test_too_many_in_a_row_end_the_run(tmp_path, monkeypatch) -> None:
+    with_samples(monkeypatch, np.full((8, 1, 8, 8), np.nan, np.float32))
+    with pytest.raises(HastenError, match=r"step 0, batch 3: the loss .*, 4 in a row; .*learning_rate \(now 0\.001\)"):
+        loop.train(tiny(skip_nonfinite=3), tmp_path, warn=lambda _line: None)
     assert not list(tmp_path.glob("checkpoint*"))
 
 
-def test_a_gradient_that_is_not_finite_ruins_no_checkpoint(tmp_path, monkeypatch) -> None:
-    """The loss of the next step would only show it after the weights are lost."""
-    clip = torch.nn.utils.clip_grad_norm_
-    calls: list[float] = []
+def poisoned(monkeypatch, name: str, batches: set[int]) -> None:
+    """One number of the gradient of ``name`` becomes NaN in these batches."""
+    gather_ = precision.Weights.gather_
+    examples = loop.Run.examples
+    now: list[int] = []
 
-    def overflow(parameters, limit):
-        calls.append(limit)
-        return clip(parameters, limit) * (torch.inf if len(calls) == 5 else 1)
+    def seen(run, batch):
+        now[:] = [batch.number]
+        return examples(run, batch)
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", overflow)
-    with pytest.raises(HastenError, match=r"step 4: the loss is .*, the gradient's norm inf"):
-        loop.train(tiny(), tmp_path)
-    assert all(bool(v.isfinite().all()) for v in checkpoint(tmp_path, 3).values())
+    def gather(weights) -> None:
+        if now[0] in batches:
+            weights.own[name].grad.view(-1)[0] = torch.nan
+        gather_(weights)
+
+    monkeypatch.setattr(loop.Run, "examples", seen)
+    monkeypatch.setattr(precision.Weights, "gather_", gather)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path, monkeypatch) -> None:
+    """Weights, average, moments and learning rate are those of a run that never drew the batch."""
+    poisoned(monkeypatch, "conv_in.weight", {2})
+    loop.train(tiny(), tmp_path / "a")
+    assert [(line["step"], line["batch"], line["what"]) for line in skips(tmp_path / "a")] == [
+        (2, 2, "the gradient of conv_in.weight (1 of 72 not finite)")
+    ]
+    monkeypatch.undo()
+    monkeypatch.setattr(loop.network, "samples_of", lambda *_arguments: torch.zeros(1, 1, 8, 8))
+    make = loader.Loader._make
+    skipping = lambda self, number: make(self, number + (number >= 2))  # noqa: E731
+    monkeypatch.setattr(loader.Loader, "_make", skipping)
+    loop.train(tiny(), tmp_path / "b")
+    assert_same(checkpoint(tmp_path / "a", 6), checkpoint(tmp_path / "b", 6))
+
+
+def test_resuming_after_a_skipped_step_is_exact(tmp_path, monkeypatch) -> None:
+    poisoned(monkeypatch, "conv_in.weight", {1, 4})
+    loop.train(tiny(), tmp_path / "a")
+    with pytest.raises(Killed):
+        loop.train(tiny(), tmp_path / "b", progress=at(5, kill))
+    loop.train(tiny(), tmp_path / "b", resume=True)
+    assert_same(checkpoint(tmp_path / "a", 6), checkpoint(tmp_path / "b", 6))
+    assert numbers(tmp_path / "a", 6) == numbers(tmp_path / "b", 6)
+
+
+def test_fp16_finds_its_scale_and_counts_what_it_cost(tmp_path, monkeypatch) -> None:
+    """Steps whose scaled gradients overflow are no fault of the data: they don't count in a row."""
+    monkeypatch.setattr(precision, "scaler", lambda *_: torch.amp.GradScaler("cpu", init_scale=2.0**26))
+    loop.train(tiny(precision="float16", skip_nonfinite=0), tmp_path)
+    found = numbers(tmp_path, 6)
+    assert found["skipped"] > 2
+    assert found["parts"]["scaler"]["scale"] == 2.0 ** (26 - found["skipped"])
+
+
+def spoil(monkeypatch, batches: set[int]) -> None:
+    """Losses are a hundred times as large in these batches."""
+    losses, examples = loop.Run.losses, loop.Run.examples
+    now: list[int] = []
+
+    def seen(run, batch):
+        now[:] = [batch.number]
+        return examples(run, batch)
+
+    def spoiled(run, part):
+        wanted, error = losses(run, part)
+        factor = 100.0 if now[0] in batches else 1.0
+        return wanted * factor, error * factor
+
+    monkeypatch.setattr(loop.Run, "examples", seen)
+    monkeypatch.setattr(loop.Run, "losses", spoiled)
+    monkeypatch.setattr(loop.runs, "Spike", lambda: stability.Spike(warmup_steps=2))
+
+
+def test_a_leap_of_the_loss_goes_back_and_leaves_its_batches_out(tmp_path, monkeypatch) -> None:
+    spoil(monkeypatch, {5})
+    loop.train(tiny(steps=9, rewind_spikes=True), tmp_path)
+    lines = log.read(tmp_path / "metrics.jsonl")
+    rewinds = [line for line in lines if line.get("event") == "rewind"]
+    assert [(line["from_step"], line["to_step"], line["batches"]) for line in rewinds] == [(5, 3, [3, 4, 5])]
+    assert numbers(tmp_path, 9)["batch"] == 12
+    assert checkpoint(tmp_path, 9)["optimizer.step.conv_in.weight"].item() == 9
+
+
+def test_a_level_that_stays_is_no_leap_for_ever(tmp_path, monkeypatch) -> None:
+    spoil(monkeypatch, set(range(5, 100)))
+    loop.train(tiny(steps=9, rewind_spikes=True), tmp_path)
+    lines = log.read(tmp_path / "metrics.jsonl")
+    assert len([line for line in lines if line.get("event") == "rewind"]) >= loop.MOST_REWINDS
+    assert (tmp_path / "model").exists()
 
 
 def test_a_device_that_is_not_there(tmp_path) -> None:
@@ -234,15 +339,17 @@ def test_too_small_a_disk_is_seen_before_the_first_step(tmp_path, monkeypatch) -
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(0, 0, 1000))
     steps: list[int] = []
     with pytest.raises(BadInput, match=r"MB are needed for checkpoints and the model, 0\.0 MB are free"):
-        loop.train(tiny(), tmp_path, progress=lambda step, *_rest: steps.append(step))
+        loop.train(tiny(), tmp_path, progress=lambda shown: steps.append(shown.step))
     assert steps == []
 
 
 def losses(tmp_path, **options) -> list[float]:
     out = tmp_path / repr(sorted(options.items()))
-    loop.train(tiny(steps=3, warmup_steps=1, **options), out)
-    found: list[float] = checkpoint(out, 3)["losses"].tolist()
-    return found
+    told: list[float] = []
+    loop.train(
+        tiny(steps=3, warmup_steps=1, log_every=1, **options), out, progress=lambda shown: told.append(shown.loss)
+    )
+    return [line["loss"] for line in log.read(out / "metrics.jsonl") if "loss" in line and "event" not in line]
 
 
 def test_bfloat16_is_near_float32(tmp_path) -> None:
@@ -277,7 +384,7 @@ def test_the_learning_rate_follows_its_schedule(tmp_path, monkeypatch) -> None:
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
     loop.train(tiny(), tmp_path)
-    assert rates == [1e-3 * loop.warmup_cosine(i, 6, 2) for i in range(6)]
+    assert rates == [1e-3 * schedules.warmup_cosine(i, 6, 2) for i in range(6)]
     assert rates[:3] == [0.0005, 0.001, 0.001]
 
 
@@ -291,4 +398,4 @@ def test_the_average_is_that_of_the_weights(tmp_path) -> None:
 
 
 def test_no_clipping_is_a_large_bound(tmp_path) -> None:
-    assert losses(tmp_path, clip_norm=None) == losses(tmp_path, clip_norm=1e9)
+    assert losses(tmp_path, clip_norm=0.0) == losses(tmp_path, clip_norm=1e9)

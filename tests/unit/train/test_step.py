@@ -20,10 +20,7 @@ from hasten.train.step import Epoch, TrainStep
 
 
 def step_of(folder: Path, plan: Plan | None = None) -> TrainStep:
-    clean, labels = digits.load(8).part(held_out=False)
-    return TrainStep(
-        plans.build(source.load(folder), plan or Plan()), torch.from_numpy(clean), torch.from_numpy(labels)
-    )
+    return TrainStep(plans.build(source.load(folder), plan or Plan()), digits.load(8))
 
 
 def test_a_step_learns_and_is_the_same_again(tiny_folder: Path) -> None:
@@ -61,9 +58,9 @@ def test_an_epoch_sees_every_sample_once(tiny_folder: Path) -> None:
     whole = step.sample
     step.sample = lambda case, chosen=None: seen.append(chosen) or whole(case, chosen)  # type: ignore[func-returns-value]
     errors = Epoch(step).sample(draw((1, 8, 8), 1, 256, seed=6).cases[0])
-    assert errors.shape == (len(step.clean) // 256,)
+    assert errors.shape == (len(step.ids) // 256,)
     places = torch.cat(seen)
-    assert len(places) == len(places.unique()) == len(step.clean) // 256 * 256
+    assert len(places) == len(places.unique()) == len(step.ids) // 256 * 256
 
 
 def test_layout_trains_and_an_engine_does_not(tiny_folder: Path) -> None:

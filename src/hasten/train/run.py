@@ -1,0 +1,336 @@
+"""A recipe, put together: data, network, objective, optimiser and what keeps them in order, as one :class:`Run`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.data.array import Data
+from hasten.data.augment import Augment
+from hasten.data.latents import encoded
+from hasten.data.loader import Batch, Loader, by_name
+from hasten.diffusion.loss import WEIGHTINGS
+from hasten.model import vae
+from hasten.model.source import Source
+from hasten.model.target import Target
+from hasten.train import autotune, average, memory, network, normalise, optimizers, planner, precision, state
+from hasten.train.backward import StepInBackward
+from hasten.train.objective import Examples, Objective
+from hasten.train.recipe import Recipe
+from hasten.train.schedules import LearningRate, Plateau
+from hasten.train.stability import Clip, Spike
+from hasten.train.uncertainty import Uncertainty
+
+MEASURED = 8  # samples: bytes grow with them in proportion, so that few tell
+Decode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(eq=False)
+class Run:
+    """All that a training loop works with.  What it needs to go on exactly is in ``state``, and only there.
+
+    ``tracked``: the weights that averages follow, by their name in the network; ``halves``: the names of those that the
+    network has in bf16.
+    """
+
+    recipe: Recipe
+    data: Data
+    decode: Decode | None
+    source: Source
+    network: torch.nn.Module
+    objective: Objective
+    rate: LearningRate
+    weights: precision.Weights
+    scaler: torch.amp.GradScaler
+    clip: Clip
+    state: state.State
+    tracked: dict[str, torch.Tensor]
+    halves: set[str]
+    dtype: torch.dtype
+    setting: autotune.Setting
+    fused: StepInBackward | None = None
+    spike: Spike | None = None
+    plateau: Plateau | None = None
+    forced: normalise.Forced | None = None
+    uncertainty: Uncertainty | None = None
+    profiles: list[average.PowerAverage] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return torch.device(self.source.device)
+
+    def shipped(self) -> dict[str, torch.Tensor]:
+        """The weights that are validated, sampled and saved: averaged, and named as the plain network names them."""
+        kept = self.state.kept.get("average")
+        if kept is None:
+            kept = optimizers.averaged(self.state.optimizers[0], self.tracked)
+        return normalise.folded(kept)
+
+    def target(self) -> Target:
+        """A target with the weights that would be shipped now."""
+        return network.target_of(self.source, self.shipped())
+
+    def examples(self, batch: Batch) -> Examples:
+        """What is learnt from ``batch``; all that is random follows from the seed and the batch's number."""
+        torch.manual_seed(seed_of(self.recipe, batch.number))  # for dropout
+        labels = batch.labels if self.source.num_labels is not None else None
+        return self.objective.draw(batch.samples, labels, self.generator(batch.number))
+
+    def generator(self, number: int) -> torch.Generator:
+        """The random numbers of batch ``number``."""
+        return torch.Generator().manual_seed(seed_of(self.recipe, number))
+
+    def ask(self, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """The network's output in the recipe's precision, pictures in the setting's layout."""
+        x = x.to(self.dtype)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=self.setting.layout)
+        with precision.autocast(self.recipe.train.precision, self.device):
+            return self.source.call(self.network, x, time, labels)
+
+    def losses(self, part: Examples) -> tuple[torch.Tensor, torch.Tensor]:
+        """What to learn from a micro-batch, a number, and its mean weighted error, which is what is told."""
+        errors = part.errors(self.ask)
+        wanted = errors if self.uncertainty is None else self.uncertainty.loss(errors, part.s)
+        return wanted.mean(), errors.detach().mean()
+
+
+def seed_of(recipe: Recipe, number: int) -> int:
+    """The seed of batch ``number``."""
+    return recipe.train.seed * 1_000_003 + number
+
+
+def dataset(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> tuple[Data, Decode | None]:
+    """The recipe's data, and what makes pictures of its latents, if they are some."""
+    section = recipe.data
+    levels = len(recipe.model.block_out_channels or (1, 1, 1, 1))
+    data = by_name(
+        section.name,
+        section.size,
+        section.path,
+        skip_bad=section.skip_bad,
+        buckets=section.buckets,
+        multiple=2 ** (levels - 1),
+        progress=progress,
+    )
+    if section.vae is None:
+        return data, None
+    encoder = vae.load(section.vae, recipe.train.device)
+    return encoded(data, encoder, progress), encoder.decode
+
+
+def loader(recipe: Recipe, data: Data) -> Loader:
+    """The recipe's batches of ``data``."""
+    section, options = recipe.data, recipe.train
+    augment = Augment(flip=section.flip, shift=section.shift)
+    return Loader(
+        data, options.batch_size, options.seed, device=options.device, workers=section.workers, augment=augment
+    )
+
+
+def fingerprint(recipe: Recipe, data: Data, source: Source) -> str:
+    """What must be the same for a run to go on from a checkpoint, as 64 hexadecimal digits."""
+    return hashlib.sha256(f"{recipe.identity}{source.weight_hash}{data.digest()}".encode()).hexdigest()
+
+
+def choose(recipe: Recipe, data: Data, source: Source, batch: Batch) -> dict[str, Any]:
+    """What the recipe leaves to measurement, decided on a network of its own with ``batch``; ready for JSON.
+
+    ``setting`` and ``trials`` of autotune, ``checkpointing`` (the blocks to recompute) and ``planned`` of a memory
+    budget.  Raises BadInput when nothing fits the budget.
+    """
+    choices: dict[str, Any] = {}
+    options = recipe.train
+    if options.autotune:
+        run = prepare(recipe, data, None, source, {})
+        plain = autotune.settings(run.network, options.threads, options.channels_last)
+        chosen, trials = autotune.choose(run.network, plain, lambda setting: _rehearse(run, batch, setting))
+        choices |= {"setting": asdict(chosen), "trials": [asdict(trial) for trial in trials]}
+    if recipe.budget_bytes is not None:
+        run = prepare(recipe, data, None, source, choices)
+        fit = planner.choose(costs(run, batch), kept_bytes(run, batch), recipe.budget_bytes, gradients(recipe))
+        planned = {"peak_bytes": fit.peak_bytes, "extra_seconds": fit.extra_seconds}
+        choices |= {"checkpointing": list(fit.names), "planned": planned}
+    return choices
+
+
+def prepare(
+    recipe: Recipe,
+    data: Data,
+    decode: Decode | None,
+    source: Source,
+    choices: dict[str, Any],
+    saved: state.Saved | None = None,
+) -> Run:
+    """Everything ``recipe`` asks for under ``choices``, at the start or as ``saved``.
+
+    Raises BadInput where the recipe asks for what the network or the machine can't do.
+    """
+    options = recipe.train
+    module = source.module().to(options.device)
+    if options.weight_norm == "parametrized":
+        normalise.parametrize_(module)
+    module.requires_grad_(True).train()
+    dtype = precision.cast_(module, options.precision)
+    setting = autotune.settings(module, options.threads, options.channels_last)[0]
+    if "setting" in choices:
+        setting = autotune.Setting(**choices["setting"])
+    setting.apply_(module)  # before anything is made beside the weights, in their layout
+    weights = precision.Weights(module, options.precision)
+    uncertainty = Uncertainty(seed=options.seed).to(options.device) if options.weighting == "learned" else None
+    fused, all_optimizers, named = _optimizers(recipe, module, weights, uncertainty)
+    own = {**module.state_dict(keep_vars=True), **weights.named}
+    run = Run(
+        recipe=recipe,
+        data=data,
+        decode=decode,
+        source=source,
+        network=module,
+        objective=_objective(recipe, source),
+        rate=LearningRate(
+            options.learning_rate_schedule, options.steps, options.warmup_steps, options.floor, options.cycle_steps
+        ),
+        weights=weights,
+        scaler=precision.scaler(options.precision, torch.device(options.device)),
+        clip=Clip(options.clip_norm or None, options.clip_value, options.clip_zscore),
+        state=state.State(module, named, all_optimizers, choices=choices),
+        tracked=own,
+        halves={name for name, value in module.named_parameters() if value.dtype == torch.bfloat16},
+        dtype=dtype,
+        fused=fused,
+        spike=Spike() if options.rewind_spikes else None,
+        plateau=Plateau() if options.learning_rate_schedule == "plateau" else None,
+        forced=normalise.Forced(module, weights.named) if options.weight_norm == "forced" else None,
+        uncertainty=uncertainty,
+        setting=setting,
+    )
+    _averages_(run)
+    _parts_(run)
+    if saved is not None:
+        state.restore_(run.state, saved)
+    names = choices.get("checkpointing", options.checkpointing)
+    if names != "none":
+        memory.checkpoint_(module, list(memory.blocks(module)) if names == "full" else names)
+    if options.compile:
+        module.compile()
+    return run
+
+
+def _optimizers(
+    recipe: Recipe, module: torch.nn.Module, weights: precision.Weights, uncertainty: Uncertainty | None
+) -> tuple[StepInBackward | None, tuple[torch.optim.Optimizer, ...], dict[str, torch.nn.Parameter]]:
+    options = recipe.train
+    build = partial(
+        optimizers.build,
+        options.optimizer,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        betas=(options.beta1, options.beta2),
+    )
+    named = dict(weights.named)
+    if options.step_in_backward:
+        fused = StepInBackward(named, build, options.clip_value)
+        return fused, fused.optimizers, named
+    matrices = optimizers.matrices(module) if options.optimizer == "muon" else None
+    found = [build(named.items(), matrices=matrices)]
+    if uncertainty is not None:
+        more = {f"uncertainty.{name}": parameter for name, parameter in uncertainty.named_parameters()}
+        found.append(optimizers.build("adamw", more.items(), options.learning_rate))
+        named |= more
+    return None, tuple(found), named
+
+
+def _objective(recipe: Recipe, source: Source) -> Objective:
+    options = recipe.train
+    own: dict[str, Any] = {"min_snr": {"gamma": options.min_snr_gamma}, "p2": {"gamma": options.p2_gamma},
+                           "edm": {"sigma_data": source.sigma_data}}  # fmt: skip
+    return Objective(
+        source.schedule,
+        source.prediction,
+        source.sigma_data,
+        partial(WEIGHTINGS[options.weighting], **own.get(options.weighting, {})),
+        options.levels,
+        options.levels_mean,
+        options.levels_std,
+        options.label_dropout if source.null_label is not None else 0.0,
+        source.null_label,
+    )
+
+
+def _averages_(run: Run) -> None:
+    """Room for the averages, and for what else is kept by tensors."""
+    options = run.recipe.train
+    dtype, device = getattr(torch, options.ema_dtype), torch.device("cpu") if options.ema_on_host else None
+    if options.optimizer != "schedule_free":
+        run.state.kept["average"] = average.storage(run.tracked, dtype, device)
+    run.profiles = [average.PowerAverage(run.tracked, each, dtype, device) for each in options.ema_profiles]
+    run.state.kept |= {f"profile{number}": each.tensors for number, each in enumerate(run.profiles)}
+    if run.forced is not None:
+        run.state.kept["lengths"] = run.forced.lengths
+
+
+def _parts_(run: Run) -> None:
+    """What is kept by numbers."""
+    parts: dict[str, Any] = {"clip": run.clip, "spike": run.spike, "plateau": run.plateau}
+    run.state.parts = {name: (part.state, part.restore_) for name, part in parts.items() if part is not None}
+    run.state.parts["scaler"] = (run.scaler.state_dict, partial(_restore_scaler_, run.scaler))
+    for number, each in enumerate(run.state.optimizers):
+        if optimizers.scalars(each):
+            put = partial(optimizers.restore_scalars_, each)
+            run.state.parts[f"optimizer{number}"] = (partial(optimizers.scalars, each), put)
+
+
+def _restore_scaler_(scaler: torch.amp.GradScaler, values: state.Numbers) -> None:
+    if values:  # one that is off has none
+        scaler.load_state_dict(dict(values))
+
+
+def _rehearse(run: Run, batch: Batch, setting: autotune.Setting) -> None:
+    """The forward and backward pass of one micro-batch."""
+    run.setting = setting
+    part = run.examples(batch).parts(run.recipe.train.accumulate)[0]
+    run.losses(part)[0].backward()  # type: ignore[no-untyped-call]
+    for parameter in (*run.network.parameters(), *run.state.named.values()):
+        parameter.grad = None
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+
+
+def costs(run: Run, batch: Batch) -> planner.Costs:
+    """What the blocks of the network keep and cost in a micro-batch, measured on a few samples of ``batch``."""
+    size = len(batch.samples) // run.recipe.train.accumulate
+    few = min(size, MEASURED)
+    part = run.examples(replace(batch, samples=batch.samples[:few], labels=batch.labels[:few]))
+    return planner.measure(run.network, lambda: run.losses(part)[0]).scaled(size / few)
+
+
+def kept_bytes(run: Run, batch: Batch) -> int:
+    """What a step holds besides activations and gradients: weights, moments, averages, and four times the batch
+    (clean, noise, noised, wanted)."""
+    stepped = sum(each.nbytes for each in run.state.named.values())
+    moments = {"muon": 1.0, "adamw_8bit": 0.5}.get(run.recipe.train.optimizer, 2.0) * stepped
+    return int(sum(each.nbytes for each in run.state.tensors().values()) + moments + 4 * batch.samples.nbytes)
+
+
+def gradients(recipe: Recipe) -> planner.Gradients:
+    """How gradients come and go in the recipe's steps."""
+    if recipe.train.accumulate > 1:
+        return "stay"
+    return "used" if recipe.train.step_in_backward else "grow"
+
+
+def decoded(run: Run, samples: torch.Tensor) -> torch.Tensor:
+    """``samples`` as pictures, where they are latents."""
+    return samples if run.decode is None else run.decode(samples)
+
+
+def where_to(out: Path, step: int, suffix: str) -> Path:
+    """The path of the samples after ``step`` steps."""
+    return out / f"samples-{step:07d}{suffix}"
