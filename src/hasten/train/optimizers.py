@@ -2,6 +2,7 @@
 
 * ``adamw``: torch's own, fused (Loshchilov and Hutter 2019, arXiv:1711.05101)
 * ``muon``: :mod:`hasten.train.muon`, for the weights named by :func:`matrices`; AdamW for the rest
+* ``adamw_8bit``: :mod:`hasten.train.adam8`, AdamW with moments of a quarter of the bytes
 * ``schedule_free``: AdamW that keeps its own average (Defazio et al. 2024, arXiv:2405.15682), of the package
   schedulefree.  The network trains at a point between the newest weights and their average, so what is validated,
   sampled and shipped comes from :func:`averaged`, without touching the weights that training goes on from.
@@ -14,9 +15,10 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 
 from hasten.errors import MissingExtra
+from hasten.train.adam8 import AdamW8bit
 from hasten.train.muon import Muon
 
-OPTIMIZERS = ("adamw", "muon", "schedule_free")
+OPTIMIZERS = ("adamw", "adamw_8bit", "muon", "schedule_free")
 SCALARS = ("k", "weight_sum", "lr_max")  # schedule-free's count, sum of weights and largest rate
 NO_MATRICES = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 
@@ -51,6 +53,8 @@ def build(
     named = dict(named_parameters)
     if name == "adamw":
         return torch.optim.AdamW(named.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
+    if name == "adamw_8bit":
+        return AdamW8bit(list(named.values()), learning_rate, betas, weight_decay)
     if name == "muon":
         if matrices is None:
             raise ValueError("muon: matrices is missing; pass those of hasten.train.optimizers.matrices(module)")

@@ -5,12 +5,13 @@ Live bytes of a step whose blocks ``C`` are checkpointed, as the backward pass r
     kept + outside + sum_{j <= i, j not in C} saved_j + [i in C] saved_i + sum_{j > i} gradient_j + transient
 
 Its largest value is the peak; gradients that stay from one micro-batch to the next are all there all the time, and
-those that a step fused into backward uses at once, never.  The cheapest ``C`` under a budget is a covering knapsack,
-solved exactly on bytes in steps of a thousandth.
+those that a step fused into backward uses at once, never.  The cheapest ``C`` under a budget is found
+exactly, on bytes in steps of a thousandth.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hasten.errors import BadInput
 from hasten.measure.allocations import Tracker
@@ -165,55 +167,51 @@ def choose(costs: Costs, kept_bytes: int, budget_bytes: int, gradients: Gradient
 
     Raises BadInput, with the least peak that there is and what else to change, when there is none.
     """
-    best: Choice | None = None
-    over = peak_bytes(costs, (), kept_bytes, gradients) - budget_bytes
-    for largest in sorted({block.saved_bytes for block in costs.blocks}):
-        # the largest block that is recomputed is there whole for a while; what else is saved must make up for it
-        allowed = [block for block in costs.blocks if block.saved_bytes <= largest]
-        for need in (over, over + largest):
-            names = _cover(allowed, need)
-            if names is None:
-                continue
-            peak = peak_bytes(costs, names, kept_bytes, gradients)
-            extra = sum(block.forward_seconds for block in costs.blocks if block.name in names)
-            if peak <= budget_bytes and (best is None or extra < best.extra_seconds):
-                best = Choice(tuple(b.name for b in costs.blocks if b.name in names), peak, extra)
-    if best is None:
+    room = budget_bytes - peak_bytes(replace(costs, blocks=()), (), kept_bytes, gradients)
+    if gradients == "stay":
+        room -= sum(block.gradient_bytes for block in costs.blocks)
+    names = _cheapest(costs.blocks, room, gradients == "grow")
+    if names is None:
         everything = peak_bytes(costs, [block.name for block in costs.blocks], kept_bytes, gradients)
         raise BadInput(
             f"train.memory = {budget_bytes / 2**30:.2f} GiB: a step takes {everything / 2**30:.2f} GiB at least, with "
             "every block recomputed; raise train.memory, or train.accumulate, or lower train.batch_size, or set "
             "train.step_in_backward"
         )
-    return best
+    extra = sum(block.forward_seconds for block in costs.blocks if block.name in names)
+    return Choice(names, peak_bytes(costs, names, kept_bytes, gradients), extra)
 
 
-def _cover(costs: list[BlockCost], need: int) -> set[str] | None:
-    """The cheapest of ``costs`` that save ``need`` bytes together, None when all of them don't."""
-    if need <= 0:
-        return set()
-    if sum(block.saved_bytes for block in costs) < need:
+def _cheapest(blocks: tuple[BlockCost, ...], room: int, grow: bool) -> tuple[str, ...] | None:
+    """The blocks to checkpoint so that at no time more than ``room`` bytes are kept, None when that is impossible.
+
+    Block by block, for each amount that is kept so far (rounded up), the fewest seconds that lead there.  A block needs
+    room for what it keeps either way: in the forward pass, or when it runs again.
+    """
+    if room < 0:
         return None
-    unit = need / STEPS
-    units = [int(block.saved_bytes / unit) for block in costs]  # rounded down: never less is saved than is said
-    least = np.full(STEPS + 1, np.inf)
-    least[0] = 0.0
-    taken = np.zeros((len(costs), STEPS + 1), dtype=bool)
-    for n, (block, size) in enumerate(zip(costs, units, strict=True)):
-        before = least.copy()
-        for have in range(STEPS + 1):
-            source = max(have - size, 0)
-            if size and before[source] + block.forward_seconds < least[have]:
-                least[have] = before[source] + block.forward_seconds
-                taken[n, have] = True
-    if not np.isfinite(least[STEPS]):
-        return {block.name for block in costs}
-    names, have = set(), STEPS
-    for n in reversed(range(len(costs))):
-        if taken[n, have]:
-            names.add(costs[n].name)
-            have = max(have - units[n], 0)
-    return names
+    unit = max(room / STEPS, 1.0)
+    amounts = np.arange(STEPS + 1)
+    least = np.where(amounts == 0, 0.0, np.inf)
+    plain: list[NDArray[np.bool_]] = []
+    for number, block in enumerate(blocks):
+        later = sum(each.gradient_bytes for each in blocks[number + 1 :]) if grow else 0
+        size = math.ceil(block.saved_bytes / unit)
+        least = np.where(amounts * unit + block.saved_bytes + later <= room, least, np.inf)
+        kept = np.full(STEPS + 1, np.inf)
+        kept[size:] = least[: max(STEPS + 1 - size, 0)]
+        again = least + block.forward_seconds
+        plain.append(kept < again)
+        least = np.minimum(kept, again)
+    if not np.isfinite(least).any():
+        return None
+    amount, names = int(least.argmin()), []
+    for block, kept_here in zip(reversed(blocks), reversed(plain), strict=True):
+        if kept_here[amount]:
+            amount -= math.ceil(block.saved_bytes / unit)
+        else:
+            names.append(block.name)
+    return tuple(reversed(names))
 
 
 def _saved(

@@ -1,0 +1,199 @@
+"""Gradient checkpointing: the same gradients, the FLOPs of what runs twice, and what a planner says of both."""
+
+import pytest
+import torch
+
+from hasten.errors import BadInput
+from hasten.measure.allocations import Tracker
+from hasten.measure.work import Counter
+from hasten.model.folder import unet
+from hasten.train import memory, planner
+
+
+def network(dropout: float = 0.0) -> torch.nn.Module:
+    torch.manual_seed(0)
+    made = unet((3, 16, 16), 4, [8, 16], 1, [1], 8, 4)
+    for part in made.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = dropout
+    return made
+
+
+class Transformer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(
+            torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True) for _ in range(3)
+        )
+        self.out = torch.nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.out(x)
+
+
+X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+T, LABELS = torch.tensor([1.0, 100.0, 500.0, 900.0]), torch.tensor([0, 1, 2, 3])
+
+
+def loss(module: torch.nn.Module) -> torch.Tensor:
+    torch.manual_seed(2)
+    return module(X, T, class_labels=LABELS).sample.square().mean()
+
+
+def test_blocks_of_a_unet() -> None:
+    names = list(memory.blocks(network()))
+    assert "down_blocks.1.attentions.0" in names
+    assert "up_blocks.1.resnets.1" in names
+    assert "mid_block.resnets.0" in names
+    assert not [a for a in names for b in names if a.startswith(f"{b}.")]
+
+
+def test_blocks_of_other_modules() -> None:
+    assert list(memory.blocks(Transformer())) == ["layers.0", "layers.1", "layers.2"]
+    pair = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.Conv3d(2, 1, 3))
+    assert list(memory.blocks(torch.nn.Sequential(pair, torch.nn.ReLU(), torch.nn.Sequential(*pair)))) == []
+    assert memory.blocks(torch.nn.Linear(2, 2)) == {}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("every", [1, 2])
+def test_gradients_are_those_without(dropout: float, every: int) -> None:
+    plain, again = network(dropout), network(dropout)
+    memory.checkpoint_(again, list(memory.blocks(again))[::every])
+    a, b = loss(plain), loss(again)
+    assert torch.equal(a, b)
+    a.backward()
+    b.backward()
+    for (name, ours), theirs in zip(again.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_transformer_s_too_with_its_dropout() -> None:
+    torch.manual_seed(0)
+    plain = Transformer()
+    torch.manual_seed(0)
+    again = Transformer()
+    memory.checkpoint_(again, memory.blocks(again))
+    x = torch.randn(2, 5, 16)
+    for module in (plain, again):
+        torch.manual_seed(3)
+        module(x).square().mean().backward()
+    for ours, theirs in zip(again.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def flops(run) -> float:
+    with Counter() as counter:
+        run()
+    return counter.total.flops
+
+
+def test_the_flops_are_those_of_the_blocks_that_run_twice() -> None:
+    """Forward and backward, and the forward of what is recomputed, up to the last tensor that is wanted again."""
+    names = ["down_blocks.0.resnets.0", "mid_block.resnets.0"]
+    plain, again = network(), network()
+    memory.checkpoint_(again, names)
+    inside: list[float] = []
+    for name in names:
+        block = plain.get_submodule(name)
+        forward = block.forward
+
+        def counted(*args, forward=forward, block=block):
+            with Counter() as counter:
+                result = forward(*args)
+            inside.append(counter.total.flops)
+            return result
+
+        block.forward = counted
+        loss(plain)
+        block.forward = forward
+    extra = flops(lambda: loss(again).backward()) - flops(lambda: loss(plain).backward())
+    # a block's last convolution is not run again: nothing of what it returns is kept for the backward pass
+    last = 0.0
+    for name, x in zip(names, (torch.zeros(4, 8, 16, 16), torch.zeros(4, 16, 8, 8)), strict=True):
+        with Counter() as counter:
+            plain.get_submodule(name).conv2(x)
+        last += counter.total.flops
+    assert extra == sum(inside) - last > 0
+
+
+def test_evaluation_runs_once() -> None:
+    again = network()
+    memory.checkpoint_(again, memory.blocks(again))
+    with torch.no_grad():
+        assert flops(lambda: loss(again)) == flops(lambda: loss(network()))
+
+
+def test_unknown_and_nested_blocks() -> None:
+    with pytest.raises(BadInput, match=r"no block 'down_blocks.0.resnet.0'; did you mean 'down_blocks.0.resnets.0'"):
+        memory.checkpoint_(network(), ["down_blocks.0.resnet.0"])
+    with pytest.raises(BadInput, match=r"down_blocks.0.resnets.0 lies in down_blocks.0; name one"):
+        memory.checkpoint_(network(), ["down_blocks.0", "down_blocks.0.resnets.0"])
+
+
+def tracked(module: torch.nn.Module) -> int:
+    tracker = Tracker(None, {"weights": list(module.parameters())})
+    with tracker.following():
+        loss(module).backward()
+    return tracker.found().peak_bytes
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_peak_is_as_predicted(share: float) -> None:
+    """Live tensors, followed one by one, within 10 % of what the planner says."""
+    module = network()
+    costs = planner.measure(module, lambda: loss(module))
+    assert all(parameter.grad is None for parameter in module.parameters())
+    names = list(memory.blocks(module))
+    names = names[: round(share * len(names))]
+    weights = sum(parameter.nbytes for parameter in module.parameters())
+    again = network()
+    memory.checkpoint_(again, names)
+    assert planner.peak_bytes(costs, names, weights) == pytest.approx(tracked(again), rel=0.1)
+
+
+def costs(*rows: tuple[int, float]) -> planner.Costs:
+    blocks = tuple(planner.BlockCost(f"b{n}", saved, n, seconds) for n, (saved, seconds) in enumerate(rows))
+    return planner.Costs(blocks, 10, 0, 5, 1.0)
+
+
+def cheapest(found: planner.Costs, kept: int, budget: int) -> float | None:
+    """By trying every set."""
+    names = [block.name for block in found.blocks]
+    best = None
+    for bits in range(2 ** len(names)):
+        chosen = {name for n, name in enumerate(names) if bits >> n & 1}
+        if planner.peak_bytes(found, chosen, kept) <= budget:
+            seconds = sum(block.forward_seconds for block in found.blocks if block.name in chosen)
+            best = seconds if best is None else min(best, seconds)
+    return best
+
+
+def test_the_choice_is_the_cheapest_that_fits_but_for_rounding() -> None:
+    """Against all sets of 8 blocks, for 40 networks drawn by chance and budgets from tight to loose."""
+    rng = torch.Generator().manual_seed(0)
+    exact = 0
+    for _ in range(40):
+        rows = torch.rand(8, 2, generator=rng)
+        found = costs(*((int(100 * a) + 1, float(b)) for a, b in rows))
+        whole = planner.peak_bytes(found, (), 100)
+        for share in (0.95, 0.8, 0.7):
+            best = cheapest(found, 100, int(share * whole))
+            if best is None:
+                continue
+            chosen = planner.choose(found, 100, int(share * whole))
+            assert planner.peak_bytes(found, chosen.names, 100) == chosen.peak_bytes <= int(share * whole)
+            assert chosen.extra_seconds <= best * 1.1
+            exact += chosen.extra_seconds <= best + 1e-9
+    assert exact > 100
+
+
+def test_nothing_is_recomputed_where_all_fits_and_what_can_t_fit_is_said() -> None:
+    found = costs((100, 1.0), (50, 1.0))
+    assert planner.choose(found, 0, 1000).names == ()
+    with pytest.raises(
+        BadInput, match=r"a step takes 0\.00 GiB at least, with every block recomputed; raise train.mem"
+    ):
+        planner.choose(found, 0, 20)
