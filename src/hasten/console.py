@@ -78,12 +78,12 @@ def training_lines(shown: Shown, width: int = WIDTH) -> str:
     done = room * shown.step // shown.steps
     bar = "\u2501" * done + "\u2500" * (room - done)
     figures = (
-        f"loss {shown.loss:.4f}",
+        f"loss {shown.loss:.4g}",
         f"{shown.images_per_second:.3g} images/s",
         f"stall {shown.stall:.0%}",
-        f"{shown.memory_bytes / 2**30:.2f} GiB",
-        f"gradient {shown.gradient_norm:.2g}",
-        f"rate {shown.learning_rate:.1e}",
+        f"{shown.memory_bytes / 2**30:.3g} GiB",
+        f"grad {shown.gradient_norm:.2g}",
+        f"lr {shown.learning_rate:.2g}",
     )
     return f"train  {bar}  {count}  {left}\n{'  '.join(figures)}"
 

@@ -212,7 +212,8 @@ def memory(device: str) -> tuple[int, int]:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:  # no Linux
         return peak, peak
-    return pages * os.sysconf("SC_PAGE_SIZE"), peak
+    now = pages * os.sysconf("SC_PAGE_SIZE")
+    return now, max(peak, now)  # the system counts the peak now and then only
 
 
 def _finite(value: Any) -> Any:

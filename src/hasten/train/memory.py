@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hasten.errors import BadInput, did_you_mean
 
-LISTS = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)
+NO_FORWARD = (torch.nn.ModuleList, torch.nn.ModuleDict)
+LISTS = (*NO_FORWARD, torch.nn.Sequential)
 
 
 def blocks(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -25,7 +26,7 @@ def blocks(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """
     found: dict[str, torch.nn.Module] = {}
     for name, part in module.named_modules():
-        if name and not isinstance(part, LISTS) and _layers(part) >= 2 and not any(map(_large, _items(part))):
+        if name and not isinstance(part, NO_FORWARD) and _layers(part) >= 2 and not any(map(_large, _items(part))):
             inside = [other for other in found if name.startswith(f"{other}.")]
             if not inside:
                 found[name] = part

@@ -174,7 +174,7 @@ def choose(costs: Costs, kept_bytes: int, budget_bytes: int, gradients: Gradient
     if names is None:
         everything = peak_bytes(costs, [block.name for block in costs.blocks], kept_bytes, gradients)
         raise BadInput(
-            f"train.memory = {budget_bytes / 2**30:.2f} GiB: a step takes {everything / 2**30:.2f} GiB at least, with "
+            f"train.memory: {budget_bytes / 2**20:,.1f} MiB; a step takes {everything / 2**20:,.1f} MiB at least, with "
             "every block recomputed; raise train.memory, or train.accumulate, or lower train.batch_size, or set "
             "train.step_in_backward"
         )
