@@ -338,11 +338,19 @@ def env(as_json: bool) -> None:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @OUT
 @click.option("--resume", is_flag=False, flag_value="newest", help="Go on from the newest checkpoint, or from PATH.")
-def train(recipe: Path, out: Path, resume: str | None) -> None:
+@click.option("--plan", is_flag=True, help="Only print the peak memory and time of a step, by choice, and check them.")
+def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
     """Train a model as RECIPE.toml says."""
     from hasten.train import recipe as recipes
 
     read = recipes.read(recipe)
+    if plan:
+        from hasten.train import plan as plans
+
+        with console.progress() as report:
+            found = list(plans.measured(read, list(plans.rows(read)), lambda row: report("plan", row, 0.0)))
+        click.echo(console.step_table(found))
+        return
     from hasten.train import loop
 
     where: bool | Path = True if resume == "newest" else Path(resume) if resume else False

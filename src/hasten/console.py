@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hasten.train.log import Shown
+    from hasten.train.plan import Row
 
 WIDTH = 80
 UNITS = {"sample": "case", "step": "evaluation", "train-step": "step", "epoch": "epoch"}
@@ -86,6 +87,26 @@ def training_lines(shown: Shown, width: int = WIDTH) -> str:
         f"lr {shown.learning_rate:.2g}",
     )
     return f"train  {bar}  {count}  {left}\n{'  '.join(figures)}"
+
+
+def step_table(rows: Sequence[Row]) -> str:
+    """What a training step takes by choice, predicted and as it ran, in at most 80 columns."""
+    head = f"{'':<38}{'peak':>8}{'as run':>9}{'off':>7}{'step':>9}{'as run':>9}"
+    lines = [head]
+    for row in rows:
+        ran = row.measured
+        figures = f"{row.peak_bytes / 2**20:>4,.0f} MiB"
+        if ran is None or row.off is None:
+            lines.append(f"{row.label:<38}{figures:>8}{'-':>9}{'-':>7}{row.seconds:>7.2f} s{'-':>9}")
+        else:
+            measured = f"{ran.peak_bytes / 2**20:,.0f} MiB"
+            lines.append(
+                f"{row.label:<38}{figures:>8}{measured:>9}{row.off:>+7.0%}{row.seconds:>7.2f} s{ran.seconds:>7.2f} s"
+            )
+    before = [row.measured.before_bytes for row in rows if row.measured is not None]
+    if before:
+        lines.append(f"over the {max(before) / 2**20:,.0f} MiB that the process held with libraries and data")
+    return "\n".join(lines)
 
 
 def clock(seconds: float) -> str:

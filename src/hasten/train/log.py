@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import sys
 import time
@@ -206,13 +205,13 @@ def memory(device: str) -> tuple[int, int]:
         import torch
 
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    try:  # not ru_maxrss, which begins at the peak of the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:  # no Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return peak, peak
-    now = pages * os.sysconf("SC_PAGE_SIZE")
+    found = dict(line.split(":", 1) for line in status.splitlines())
+    now, peak = (int(found[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM"))
     return now, max(peak, now)  # the system counts the peak now and then only
 
 

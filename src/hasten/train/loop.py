@@ -154,7 +154,7 @@ def train(
                         run.weights.spread_(run.halves, rng)
                     lap("optimizer")
                     _average(run, out, rng)
-                    _drop_gradients(run)
+                    runs.drop_gradients_(run)
                     now.step, now.batch = now.step + 1, batch.number + 1
                     lap("average")
 
@@ -260,14 +260,9 @@ def _forget(run: Run, buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Leave weights, averages and schedule as they were before a step that is not taken."""
     for each, before in buffers:
         each.copy_(before)
-    _drop_gradients(run)
+    runs.drop_gradients_(run)
     if run.scaler.is_enabled():
         run.scaler.update()
-
-
-def _drop_gradients(run: Run) -> None:
-    for parameter in (*run.network.parameters(), *run.state.named.values()):
-        parameter.grad = None
 
 
 def _rewind(run: Run, out: Path, fingerprint: str, batch: Batch, loss: float, log: Log) -> None:
@@ -275,7 +270,7 @@ def _rewind(run: Run, out: Path, fingerprint: str, batch: Batch, loss: float, lo
     now, left = run.state, run.state.step
     saved = state.read(out, fingerprint, run.recipe.model_dump())
     first = int(saved.numbers["batch"])
-    _drop_gradients(run)
+    runs.drop_gradients_(run)
     state.restore_(now, saved)
     now.batch = batch.number + 1
     batches = list(range(first, batch.number + 1))

@@ -11,13 +11,17 @@ exactly, on bytes in steps of a thousandth.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -45,13 +49,14 @@ class BlockCost:
 class Costs:
     """``blocks`` in the order in which they run; ``outside_bytes``: what else is kept for the backward pass;
     ``outside_gradient_bytes``: gradients of weights outside of blocks; ``transient_bytes``: what the peak has beyond
-    the sum; ``seconds`` of forward and backward."""
+    the sum and that grows with the batch, ``fixed_bytes``: what does not; ``seconds`` of forward and backward."""
 
     blocks: tuple[BlockCost, ...]
     outside_bytes: int
     outside_gradient_bytes: int
     transient_bytes: int
     seconds: float
+    fixed_bytes: int = 0
 
     @property
     def gradient_bytes(self) -> int:
@@ -113,6 +118,56 @@ def measure(
     return replace(plain, transient_bytes=tracker.found().peak_bytes - peak_bytes(plain, (), held))
 
 
+def with_workspace(costs: Costs, samples: int, once_bytes: int, grown: Mapping[int, int]) -> Costs:
+    """``costs`` of a batch of ``samples``, with what no tensor shows: what operators allocate for themselves, and the
+    gaps in memory between what is alive.
+
+    ``once_bytes``: what the first pass of a process took more.  ``grown``: by how many bytes the process grew in steps
+    of so many samples, for one number of them or two, nothing checkpointed.
+    """
+    seen = sorted((n, bytes_ - peak_bytes(costs.scaled(n / samples), (), 0)) for n, bytes_ in grown.items())
+    (few, first), (more, last) = seen[0], seen[-1]
+    each = max((last - first) / (more - few) if more > few else first / few, 0.0)
+    fixed = max(round(first - each * few), 0) + once_bytes
+    return replace(costs, transient_bytes=costs.transient_bytes + round(each * samples), fixed_bytes=fixed)
+
+
+def grown_bytes(device: torch.device, run: Callable[[], Any]) -> int | None:
+    """How far memory rises while ``run()`` runs: the allocator's on CUDA, else the process's resident memory.
+
+    None where the system does not tell (it does on Linux).
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # or memory that was used before and is kept for later would hide the growth
+    reset.write_text("5")  # the peak begins anew
+    before = _kibibytes(status, "VmRSS")
+    run()
+    return (_kibibytes(status, "VmHWM") - before) * 1024
+
+
+def available_bytes(device: torch.device) -> int:
+    """What the machine, or the GPU, has free."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _kibibytes(status: Path, key: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{key}:"))
+
+
 def _timed(
     module: torch.nn.Module,
     parts: dict[str, torch.nn.Module],
@@ -159,7 +214,8 @@ def peak_bytes(costs: Costs, names: Collection[str], kept_bytes: int, gradients:
         plain += 0 if again else block.saved_bytes
         live.append(plain + (block.saved_bytes if again else 0) + sum(later[number + 1 :]))
     everything = costs.gradient_bytes if gradients == "stay" else 0
-    return kept_bytes + costs.outside_bytes + costs.transient_bytes + everything + max(live, default=0)
+    beyond = costs.outside_bytes + costs.transient_bytes + costs.fixed_bytes
+    return kept_bytes + beyond + everything + max(live, default=0)
 
 
 def choose(costs: Costs, kept_bytes: int, budget_bytes: int, gradients: Gradients = "grow") -> Choice:

@@ -297,18 +297,49 @@ def _rehearse(run: Run, batch: Batch, setting: autotune.Setting) -> None:
     run.setting = setting
     part = run.examples(batch).parts(run.recipe.train.accumulate)[0]
     run.losses(part)[0].backward()  # type: ignore[no-untyped-call]
-    for parameter in (*run.network.parameters(), *run.state.named.values()):
-        parameter.grad = None
+    drop_gradients_(run)
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
 
 
+def drop_gradients_(run: Run) -> None:
+    """No gradient is left."""
+    for parameter in (*run.network.parameters(), *run.state.named.values()):
+        parameter.grad = None
+
+
 def costs(run: Run, batch: Batch) -> planner.Costs:
-    """What the blocks of the network keep and cost in a micro-batch, measured on a few samples of ``batch``."""
+    """What the blocks of the network keep and cost in a micro-batch, measured on a few samples of ``batch``.
+
+    The run is of no further use: its optimiser has made steps.
+    """
     size = len(batch.samples) // run.recipe.train.accumulate
+
+    def loss(count: int) -> torch.Tensor:
+        part = run.examples(replace(batch, samples=batch.samples[:count], labels=batch.labels[:count]))
+        return run.losses(part)[0]
+
+    def steps(count: int) -> None:
+        for _ in range(2):  # the second leaves other gaps than the first
+            loss(count).backward()  # type: ignore[no-untyped-call]
+            for optimizer in run.state.optimizers:
+                optimizer.step()
+            drop_gradients_(run)
+
+    def grown(count: int) -> int | None:
+        return planner.grown_bytes(run.device, lambda: steps(count))
+
     few = min(size, MEASURED)
-    part = run.examples(replace(batch, samples=batch.samples[:few], labels=batch.labels[:few]))
-    return planner.measure(run.network, lambda: run.losses(part)[0]).scaled(size / few)
+    first = grown(few)  # with the code that is read from disk now, and stays
+    found = planner.measure(run.network, lambda: loss(few)).scaled(size / few)
+    # the more samples, the truer, but the whole must not be tried where it might not fit
+    room = planner.available_bytes(run.device)
+    more = size if 4 * planner.peak_bytes(found, (), 0) < room else min(size, 4 * few)
+    again = {few: grown(few), more: grown(more)}
+    if first is None:
+        return found
+    known = {count: bytes_ or 0 for count, bytes_ in again.items()}
+    return planner.with_workspace(found, size, max(first - known[few], 0), known)
 
 
 def kept_bytes(run: Run, batch: Batch) -> int:
