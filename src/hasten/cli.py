@@ -359,6 +359,22 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
     click.echo(f"written     {folder}")
 
 
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@OUT
+@click.option("--length", type=float, help="sigma_rel of the average, 0.01 to 0.25; by held-out loss if not given.")
+@click.option("--step", type=int, help="The average after so many steps, not after the last.")
+def average(run: Path, out: Path, length: float | None, step: int | None) -> None:
+    """The model of a training RUN with an average of another length."""
+    from hasten.train import reaverage
+
+    with console.progress() as report:
+        tried = reaverage.reaverage(run, out, length, step, lambda what: report("average", what, 0.0))
+    for number, each in enumerate(tried):
+        click.echo(f"{'taken' if number == 0 else '':<12}sigma_rel {each.sigma_rel:<6g} held-out loss {each.loss:.5g}")
+    click.echo(f"{'written':<12}{out}")
+
+
 def _optimize(
     command: str,
     source: str,

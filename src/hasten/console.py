@@ -91,18 +91,14 @@ def training_lines(shown: Shown, width: int = WIDTH) -> str:
 
 def step_table(rows: Sequence[Row]) -> str:
     """What a training step takes by choice, predicted and as it ran, in at most 80 columns."""
-    head = f"{'':<38}{'peak':>8}{'as run':>9}{'off':>7}{'step':>9}{'as run':>9}"
-    lines = [head]
+    lines = [f"{'':<39}{'peak MiB':>9}{'as run':>8}{'off':>6}{'step s':>9}{'as run':>9}"]
     for row in rows:
-        ran = row.measured
-        figures = f"{row.peak_bytes / 2**20:>4,.0f} MiB"
-        if ran is None or row.off is None:
-            lines.append(f"{row.label:<38}{figures:>8}{'-':>9}{'-':>7}{row.seconds:>7.2f} s{'-':>9}")
+        line = f"{row.label:<39}{row.peak_bytes / 2**20:>9,.0f}"
+        if row.measured is None or row.off is None:
+            lines.append(f"{line}{'':>14}{row.seconds:>9.3g}")
         else:
-            measured = f"{ran.peak_bytes / 2**20:,.0f} MiB"
-            lines.append(
-                f"{row.label:<38}{figures:>8}{measured:>9}{row.off:>+7.0%}{row.seconds:>7.2f} s{ran.seconds:>7.2f} s"
-            )
+            peak = row.measured.peak_bytes / 2**20
+            lines.append(f"{line}{peak:>8,.0f}{row.off:>+6.0%}{row.seconds:>9.3g}{row.measured.seconds:>9.3g}")
     before = [row.measured.before_bytes for row in rows if row.measured is not None]
     if before:
         lines.append(f"over the {max(before) / 2**20:,.0f} MiB that the process held with libraries and data")

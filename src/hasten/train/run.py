@@ -193,7 +193,7 @@ def prepare(
         decode=decode,
         source=source,
         network=module,
-        objective=_objective(recipe, source),
+        objective=objective(recipe, source),
         rate=LearningRate(
             options.learning_rate_schedule, options.steps, options.warmup_steps, options.floor, options.cycle_steps
         ),
@@ -247,7 +247,8 @@ def _optimizers(
     return None, tuple(found), named
 
 
-def _objective(recipe: Recipe, source: Source) -> Objective:
+def objective(recipe: Recipe, source: Source) -> Objective:
+    """What the recipe has ``source`` learn."""
     options = recipe.train
     own: dict[str, Any] = {"min_snr": {"gamma": options.min_snr_gamma}, "p2": {"gamma": options.p2_gamma},
                            "edm": {"sigma_data": source.sigma_data}}  # fmt: skip

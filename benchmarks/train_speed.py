@@ -1,0 +1,180 @@
+"""A training step of hasten against the plain loop of diffusers: seconds, in pairs, and peak memory, each by itself.
+
+    python benchmarks/train_speed.py            # about 15 minutes on two cores; nothing else should run
+
+Same network, data, batch and machine.  Steps of all sides take turns in a shuffled order, round by round; the figure is
+the median ratio with its interval (:mod:`hasten.measure.stats`).  hasten's side is its real loop, its log and its
+averages included, held between two steps.  Peaks are of processes of their own, over what each held with its libraries
+and data.  The result goes to benchmarks/results/train_speed.json.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from plain_loop import PlainLoop
+
+from hasten.data import emoji
+from hasten.environment import environment
+from hasten.files import write_text
+from hasten.measure.stats import median_ratio
+from hasten.model.folder import unet
+from hasten.train import log, loop, recipe, rehearsal
+from hasten.train.autotune import threads_kept
+
+RESULT = Path(__file__).parent / "results" / "train_speed.json"
+CHANNELS = [32, 96, 144]
+ROUNDS = 9
+OURS: dict[str, dict[str, Any]] = {
+    "channels_last": {},
+    "compile": {"compile": True},
+    "muon": {"optimizer": "muon"},
+    "accumulate 8": {"accumulate": 8},
+}
+LEAN: dict[str, dict[str, Any]] = {
+    "accumulate 2": {"accumulate": 2},
+    "accumulate 4": {"accumulate": 4},
+    "accumulate 8": {"accumulate": 8},
+    "all blocks": {"checkpointing": "full"},
+    "all blocks, accumulate 4": {"checkpointing": "full", "accumulate": 4},
+    "accumulate 8, 8-bit, bf16 average": {"accumulate": 8, "optimizer": "adamw_8bit", "ema_dtype": "bfloat16"},
+}
+
+
+def ours(size: int, batch: int, **options: Any) -> recipe.Recipe:
+    """hasten's recipe for the same network and data."""
+    model = {"block_out_channels": CHANNELS, "attention_levels": [2], "attention_head_dim": 48}
+    train = {"steps": 100_000, "batch_size": batch, "checkpoint_every": 10_000, "sample_every": 10_000, **options}
+    return recipe.check({"data": {"name": "emoji", "size": size}, "model": model, "train": train}, "", "benchmark")
+
+
+def theirs(size: int, batch: int, bfloat16: bool = False) -> PlainLoop:
+    """The plain loop."""
+    data = emoji.load(size)
+    pictures, labels = (torch.from_numpy(part) for part in data.part(held_out=False))
+    network = unet(data.shape, len(data.label_names) + 1, CHANNELS, 1, [2], 48, 8)
+    return PlainLoop(network, pictures, labels, batch, 100_000, bfloat16=bfloat16)
+
+
+class Ended(Exception):
+    """Ends a loop that is held."""
+
+
+class Held:
+    """hasten's own loop in a thread, which makes a step when it is told to."""
+
+    def __init__(self, read: recipe.Recipe, out: Path) -> None:
+        self.go, self.done, self.over = threading.Semaphore(0), threading.Semaphore(0), False
+        self.thread = threading.Thread(target=self._run, args=(read, out), daemon=True)
+        self.thread.start()
+        self.done.acquire()
+
+    def _run(self, read: recipe.Recipe, out: Path) -> None:
+        def progress(_shown: log.Shown) -> None:
+            self.done.release()
+            self.go.acquire()
+            if self.over:
+                raise Ended
+
+        try:
+            loop.train(read, out, progress=progress, warn=lambda _line: None)
+        except Ended:
+            self.done.release()
+
+    def step(self) -> None:
+        """One step."""
+        self.go.release()
+        self.done.acquire()
+
+    def end(self) -> None:
+        """No more steps."""
+        self.over = True
+        self.step()
+        self.thread.join()
+
+
+def speed(size: int, batch: int, rounds: int) -> dict[str, Any]:
+    """Seconds of each side, and the ratio of each to the plain loop in float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        held = {name: Held(ours(size, batch, **options), Path(folder, name)) for name, options in OURS.items()}
+        steps: dict[str, Callable[[], Any]] = {"plain float32": theirs(size, batch).step}
+        steps["plain bfloat16"] = theirs(size, batch, bfloat16=True).step
+        steps |= {name: each.step for name, each in held.items()}
+        taken: dict[str, list[float]] = {name: [] for name in steps}
+        for step in steps.values():
+            step()
+        for number in range(rounds):
+            for place in np.random.default_rng(number).permutation(len(steps)):
+                name = list(steps)[place]
+                began = time.perf_counter()
+                steps[name]()
+                taken[name].append(time.perf_counter() - began)
+            print(size, number, {name: round(each[-1], 2) for name, each in taken.items()}, flush=True)
+        for each in held.values():
+            each.end()
+    found: dict[str, Any] = {"size": size, "batch": batch, "rounds": rounds, "sides": {}}
+    for name, each in taken.items():
+        ratio = median_ratio(taken["plain float32"], each).inverse()
+        found["sides"][name] = {
+            "seconds": float(np.median(each)), "images_per_second": batch / float(np.median(each)),
+            "speedup": ratio.ratio, "low": ratio.low, "high": ratio.high, "raw": each,
+        }  # fmt: skip
+    return found
+
+
+def plain_peak(size: int, batch: int) -> dict[str, int]:
+    """Of the plain loop in this process."""
+    data = emoji.load(size)
+    environment()
+    before = log.memory("cpu")[0]
+    tensors = [torch.from_numpy(part) for part in data.part(held_out=False)]
+    held = log.memory("cpu")[0] - before  # the example reads pictures as it goes; this loop has them all
+    network = unet(data.shape, len(data.label_names) + 1, CHANNELS, 1, [2], 48, 8)
+    made = PlainLoop(network, *tensors, batch, 100_000)
+    for _ in range(rehearsal.STEPS):
+        made.step()
+    return {"peak_bytes": log.memory("cpu")[1] - before - held, "before_bytes": before}
+
+
+def peaks(size: int, batch: int) -> dict[str, Any]:
+    """Peaks of all, each in a process of its own."""
+    argv = [sys.executable, __file__, "peak", str(size), str(batch)]
+    plain = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
+    found: dict[str, Any] = {"size": size, "batch": batch, "plain": plain, "sides": {}}
+    print(size, "plain", plain, flush=True)
+    for name, options in {**OURS, **LEAN}.items():
+        if options.get("compile"):
+            continue
+        measured = rehearsal.measure(ours(size, batch, **options))
+        share = measured.peak_bytes / plain["peak_bytes"]
+        found["sides"][name] = {"peak_bytes": measured.peak_bytes, "share": share, "seconds": measured.seconds}
+        print(size, name, found["sides"][name], flush=True)
+    return found
+
+
+def main() -> None:
+    """All of it."""
+    with threads_kept():
+        result: dict[str, Any] = {"environment": environment(), "speed": [], "peaks": []}
+        for size, batch in ((32, 64), (64, 32)):
+            result["peaks"].append(peaks(size, batch))
+            OURS.update(LEAN if size == 64 else {})
+            result["speed"].append(speed(size, batch, ROUNDS))
+            write_text(RESULT, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["peak"]:
+        print(json.dumps(plain_peak(int(sys.argv[2]), int(sys.argv[3]))))
+    else:
+        main()
