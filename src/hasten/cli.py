@@ -361,6 +361,19 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Write the page of a RUN: of training, of optimize, or a profile."""
+    from hasten.report import page, profile_page, train_page
+
+    writers = {"result.json": page.write, "profile.json": profile_page.write, "metrics.jsonl": train_page.write}
+    found = [write for name, write in writers.items() if (run / name).is_file()]
+    if not found:
+        raise BadInput(f"{run} holds no run (none of {', '.join(writers)}); pass the --out of a command")
+    click.echo(f"{'written':<12}{found[0](run)}")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
 @OUT
 @click.option("--length", type=float, help="sigma_rel of the average, 0.01 to 0.25; by held-out loss if not given.")
 @click.option("--step", type=int, help="The average after so many steps, not after the last.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hasten.report import page, profile_page
+from hasten.report import page, profile_page, train_page
 from hasten.story import profile as story
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -25,9 +25,9 @@ FLAGS = (
 )
 
 
-def example() -> Any:
+def example(name: str = "conftest.py") -> Any:
     """The module that builds a result folder, shared with the unit tests."""
-    path = Path(__file__).parents[1] / "unit" / "report" / "conftest.py"
+    path = Path(__file__).parents[1] / "unit" / "report" / name
     spec = importlib.util.spec_from_file_location("report_example", path)
     assert spec is not None
     assert spec.loader is not None
@@ -71,8 +71,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict
         "interrupted": built.build(place / "interrupted", {}, interrupted=True, observations=None, **missing),
     }
     story.profile(tiny_folder, what="all", images=2, out=place / "profile")
+    training = example("test_train_page.py").run(place / "training")
     return {name: page.write(folder) for name, folder in folders.items()} | {
-        "profile": profile_page.write(place / "profile")
+        "profile": profile_page.write(place / "profile"),
+        "training": train_page.write(training),
     }
 
 
@@ -85,7 +87,7 @@ def show(browser: Any, path: Path, width: int = 1280, theme: str = "light") -> N
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
 
 
-@pytest.mark.parametrize("name", ["full", "hostile", "interrupted", "profile"])
+@pytest.mark.parametrize("name", ["full", "hostile", "interrupted", "profile", "training"])
 def test_clean_and_self_contained(browser: Any, reports: dict[str, Path], name: str) -> None:
     for log in ("browser", "performance"):
         browser.get_log(log)  # what came before
@@ -97,10 +99,10 @@ def test_clean_and_self_contained(browser: Any, reports: dict[str, Path], name: 
     assert [url for url in requested if not url.startswith("data:") and url != reports[name].as_uri()] == []
     widths = browser.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
     assert all(width > 0 for width in widths)
-    assert len(widths) == (2 if name == "full" else 0)
+    assert len(widths) == {"full": 2, "training": 3}.get(name, 0)
 
 
-@pytest.mark.parametrize("name", ["full", "hostile", "interrupted", "profile"])
+@pytest.mark.parametrize("name", ["full", "hostile", "interrupted", "profile", "training"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_no_sideways_scrolling(browser: Any, reports: dict[str, Path], name: str, width: int) -> None:
     show(browser, reports[name], width)
@@ -109,11 +111,12 @@ def test_no_sideways_scrolling(browser: Any, reports: dict[str, Path], name: str
     assert scroll <= width
 
 
+@pytest.mark.parametrize(("name", "charts"), [("full", 3), ("training", 7)])
 @pytest.mark.parametrize(("width", "kind"), [(360, "narrow"), (1280, "wide")])
 def test_one_drawing_of_each_chart_shows_and_nothing_is_clipped(
-    browser: Any, reports: dict[str, Path], width: int, kind: str
+    browser: Any, reports: dict[str, Path], width: int, kind: str, name: str, charts: int
 ) -> None:
-    show(browser, reports["full"], width)
+    show(browser, reports[name], width)
     shown, outside = browser.execute_script(
         """
         const charts = [...document.querySelectorAll('svg.chart')].filter(c => c.getBoundingClientRect().width > 0);
@@ -124,7 +127,7 @@ def test_one_drawing_of_each_chart_shows_and_nothing_is_clipped(
         return [charts.map(c => c.classList[1]), outside];
         """
     )
-    assert shown == [kind] * 3
+    assert shown == [kind] * charts
     assert outside == []
 
 

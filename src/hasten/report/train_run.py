@@ -1,0 +1,199 @@
+"""A folder of training as its page needs it: columns of figures, what happened, where time went, and how it stands.
+
+Curves leave out the steps that a rewind took back; the time that those took still counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten import guard
+from hasten.errors import BadInput
+from hasten.train import log
+
+Column = NDArray[np.float64]
+FIGURES = (
+    *("step", "loss", "gradient_norm", "clip_scale", "learning_rate", "images_per_second", "stall"),
+    *("memory_bytes", "peak_bytes", "seconds"),
+)
+PHASES = {
+    "data": "waiting for data",
+    "forward": "forward pass",
+    "backward": "backward pass",
+    "optimizer": "optimiser",
+    "average": "averages of the weights",
+    "validation": "validation",
+    "sample": "samples",
+    "checkpoint": "checkpoints",
+}
+REST = "all else: skipped steps, starts, writing lines"
+
+
+@dataclass(frozen=True)
+class Run:
+    """``about``: run.json, empty where there is none yet; ``lines`` of steps and ``events``, both in order of time;
+    ``held``: a process is at work in the folder; ``has_model``: it has made its model."""
+
+    about: dict[str, Any]
+    lines: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    held: bool
+    has_model: bool
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The figures (n,) of the lines that stand, NaN where one is missing."""
+        kept: list[dict[str, Any]] = []
+        rewinds = [(event["seconds"], event["to_step"]) for event in self.of("rewind")]
+        for line in self.lines:
+            while rewinds and rewinds[0][0] <= line["seconds"]:
+                _, step = rewinds.pop(0)
+                kept = [each for each in kept if each["step"] <= step]
+            kept.append(line)
+        return {name: _column([line.get(name) for line in kept]) for name in FIGURES}
+
+    def of(self, *kinds: str) -> list[dict[str, Any]]:
+        """The events of these kinds."""
+        return [event for event in self.events if event["event"] in kinds]
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        every = [*self.lines[-1:], *self.events[-1:]]
+        return max((int(line["step"]) for line in every), default=0)
+
+    @property
+    def steps(self) -> int | None:
+        """Steps wanted."""
+        found = self.train.get("steps")
+        return found if isinstance(found, int) else None
+
+    @property
+    def train(self) -> dict[str, Any]:
+        """The recipe's table of that name."""
+        return dict(self.about.get("recipe", {}).get("train", {}))
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, without the time that it was stopped."""
+        return max((line["seconds"] for line in [*self.lines[-1:], *self.events[-1:]]), default=0.0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end."""
+        return self.has_model and bool(self.events) and self.events[-1]["event"] == "end"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the pace of the last tenth of the lines; None where there is no saying."""
+        steps, seconds = self.columns["step"], self.columns["seconds"]
+        first = -max(2, len(steps) // 10)
+        if self.steps is None or len(steps) < 2 or steps[-1] <= steps[first:][0]:
+            return None
+        return float((seconds[-1] - seconds[first:][0]) / (steps[-1] - steps[first:][0]) * (self.steps - self.step))
+
+    @property
+    def validations(self) -> list[dict[str, Any]]:
+        """Events of validation; ``best`` is only the best of all."""
+        found = self.of("validation")
+        losses = _column([event.get("loss") for event in found])
+        best = int(np.nanargmin(losses)) if np.isfinite(losses).any() else -1
+        return [{**event, "best": number == best} for number, event in enumerate(found)]
+
+    def phases(self) -> list[tuple[str, float]]:
+        """Where time went, in words and seconds, the parts of a step first; what no phase counts comes last."""
+        spent: dict[str, float] = {}
+        events = {event["event"] for event in self.events}
+        for line in self.lines:
+            for name, seconds in (line.get("phases") or {}).items():
+                if name not in events:  # those are counted by their own lines, the last of them too
+                    spent[name] = spent.get(name, 0.0) + (seconds or 0.0)
+        for event in self.events:
+            name = event["event"]
+            spent[name] = spent.get(name, 0.0) + (event.get("took_seconds") or 0.0)
+        named = {PHASES.get(name, name): spent[name] for name in [*PHASES, *spent] if spent.get(name)}
+        return [*named.items(), (REST, max(self.seconds - sum(named.values()), 0.0))]
+
+
+def read(folder: Path) -> Run:
+    """The run in ``folder``, finished or not.  Raises BadInput for a folder that holds none, or a broken one."""
+    path = folder / log.NAME
+    if not path.is_file():
+        raise BadInput(f"{folder} holds no run of training: no {log.NAME}; pass the --out of a hasten train")
+    lines = log.read(path)
+    about_path = folder / "run.json"
+    try:
+        about = json.loads(about_path.read_text(encoding="utf-8")) if about_path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{about_path} can't be read ({error}); restore it, or delete it to do without") from error
+    timed = [{**line, "seconds": line.get("seconds") or 0.0} for line in lines]
+    return Run(
+        about if isinstance(about, dict) else {},
+        [line for line in timed if "event" not in line],
+        [line for line in timed if "event" in line],
+        _held(folder),
+        (folder / "model").is_dir(),
+    )
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process holds the folder; asks for a shared lock, and lets go of it at once."""
+    try:
+        with (folder / guard.LOCK).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _column(values: list[Any]) -> Column:
+    return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
+
+
+def running_mean(values: Column, window: int) -> Column:
+    """The mean (n,) of each value and the ``window - 1`` before it, over those that are not NaN."""
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    first = np.maximum(np.arange(len(values)) + 1 - window, 0)
+    ends = np.arange(len(values)) + 1
+    number = counts[ends] - counts[first]
+    return np.where(number > 0, (sums[ends] - sums[first]) / np.maximum(number, 1), math.nan)
+
+
+@dataclass(frozen=True)
+class Binned:
+    """A curve of few points: ``x``, the ``mean``, the ``low``est and the ``high``est (m,) of each stretch of lines."""
+
+    x: Column
+    mean: Column
+    low: Column
+    high: Column
+
+
+def binned(x: Column, y: Column, most: int) -> Binned:
+    """``y`` over ``x`` (n,) in at most ``most`` stretches of equally many values; those that are not finite are left
+    out."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) <= most:
+        return Binned(x, y, y, y)
+    edges = np.arange(most + 1) * len(x) // most
+    first, sizes = edges[:-1], np.diff(edges)
+    return Binned(
+        np.add.reduceat(x, first) / sizes,
+        np.add.reduceat(y, first) / sizes,
+        np.minimum.reduceat(y, first),
+        np.maximum.reduceat(y, first),
+    )

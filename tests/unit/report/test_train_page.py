@@ -1,0 +1,127 @@
+"""A training run's page: what it says, of a run that is finished, killed, begun, endless or none at all."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hasten.errors import BadInput
+from hasten.report import train_page, train_run
+from hasten.train.log import Figures, Log
+
+RECIPE = {
+    "data": {"name": "emoji", "size": 32, "path": None},
+    "model": {"block_out_channels": [8, 16]},
+    "train": {"steps": 40, "batch_size": 8, "device": "cpu", "optimizer": "<b>muon</b>", "rewind_spikes": True},
+}
+MACHINE = {
+    "cpu": "a cpu", "cores": 2, "memory_bytes": 2**33, "gpu": None, "os": "Linux", "python": "3.11",
+    "packages": {"torch": "2.13.0", "nncf": None}, "commit": None,
+}  # fmt: skip
+SETTING = {"threads": 2, "channels_last": True}
+
+
+def run(folder: Path, steps: int = 40, end: bool = True) -> Path:
+    """A run's folder with everything in it that can happen."""
+    folder.mkdir(parents=True)
+    about = {
+        "recipe": RECIPE,
+        "environment": MACHINE,
+        "parameters": 3_810_000,
+        "command": "hasten train r.toml",
+    }
+    (folder / "run.json").write_text(json.dumps(about))
+    log = Log(folder, steps, 2, "cpu")
+    log.event("begin", 0, 0)
+    log.event("audit", 0, 0, line="terminal SNR 2.4e-09: fine")
+    trial = {**SETTING, "seconds": 0.5, "ratio": 1.0, "low": 1.0, "high": 1.0}
+    log.event("autotune", 0, 0, setting=SETTING, trials=[trial, {**trial, "threads": 1, "ratio": 1.25}])
+    for step in range(1, steps + 1):
+        if step == 7:
+            log.event("skipped", 6, 6, what="the gradient of conv_in.weight (1 of 864 not finite)", ids=[11, 12, 13])
+        if step == 9:
+            log.event("rewind", 8, 9, from_step=8, to_step=4, batches=[5, 6, 7, 8, 9], loss=77.5)
+        phases = {"data": 0.01, "forward": 0.2, "backward": 0.3}
+        scale = 0.5 if step % 3 else 1.0
+        log.step(Figures(step, step, 2.0 / step, 1.0 + step % 5, scale, 1e-3, 8, 0.52, 0.01, phases, int(step > 6)))
+        if step % 10 == 0:
+            losses = {"0.1": 0.5 / step, "1": 1.0 / step, "10": 2.0 / step}
+            figures = {"losses": losses, "loss": 1.0 / step, "distance": None if step == 10 else 0.5, "best": True}
+            log.event("validation", step, step, seconds=0.5, **figures)
+    for step in (10, 20, 40):
+        Image.fromarray(np.full((16, 16, 3), step, np.uint8)).save(folder / f"samples-{step:07d}.png")
+    if end:
+        log.event("end", steps, steps)
+        (folder / "model").mkdir()
+    log.close()
+    return folder
+
+
+def test_what_a_finished_run_s_page_says(tmp_path) -> None:
+    page = train_page.render(run(tmp_path / "emoji"))
+    for said in (
+        "emoji: finished after 40 steps", "3.81", "conv_in.weight (1 of 864 not finite)", "11 12 13",
+        "77.5", "5 to 9", "terminal SNR", "hasten train r.toml", "forward pass", "channels last", "a cpu",
+        "after 20 steps", "train.batch_size",
+    ):  # fmt: skip
+        assert said in page, said
+    assert "<b>muon" not in page
+    assert "&lt;b&gt;muon" in page
+    assert "data.path" not in page  # what is off is left out
+    assert page.count("data:image/png") == 3
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_only_the_lowest_held_out_loss_is_the_best(tmp_path) -> None:
+    found = train_run.read(run(tmp_path / "emoji"))
+    assert [line["best"] for line in found.validations] == [False, False, False, True]
+
+
+def test_a_run_that_was_killed_and_one_that_has_just_begun(tmp_path) -> None:
+    killed = run(tmp_path / "killed", end=False)
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 41, "lo')
+    assert "40 of 40 steps done, not running" in train_page.render(killed)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    Log(begun, 40, 2, "cpu").event("begin", 0, 0)
+    assert "nothing to draw" in train_page.render(begun)
+
+
+def test_no_run(tmp_path) -> None:
+    with pytest.raises(BadInput, match="holds no run of training"):
+        train_page.render(tmp_path)
+    broken = run(tmp_path / "broken")
+    (broken / "run.json").write_text("{")
+    with pytest.raises(BadInput, match=r"run.json can't be read"):
+        train_page.render(broken)
+
+
+def test_a_long_run_is_a_small_page(tmp_path) -> None:
+    """100,000 steps, a line each."""
+    folder = run(tmp_path / "long")
+    line = (folder / "metrics.jsonl").read_text().splitlines()[-3]
+    many = [json.loads(line) | {"step": step, "loss": 1.0 + step % 7, "seconds": step * 0.1} for step in range(100_000)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in many))
+    began = time.process_time()
+    path = train_page.write(folder)
+    assert path.stat().st_size < 2_000_000
+    assert time.process_time() - began < 20
+
+
+def test_curves_keep_their_spikes_and_forget_what_was_taken_back(tmp_path) -> None:
+    y = np.ones(10_000)
+    y[1234], y[7777] = 50.0, -3.0
+    found = train_run.binned(np.arange(10_000.0), y, 300)
+    assert len(found.x) == 300
+    assert (found.high.max(), found.low.min()) == (50.0, -3.0)
+    columns = train_run.read(run(tmp_path / "emoji")).columns
+    assert columns["step"].tolist() == [2.0, 4.0, *range(10, 41, 2)]
+
+
+def test_running_mean() -> None:
+    values = np.asarray([1.0, 2.0, np.nan, 4.0])
+    assert train_run.running_mean(values, 2).tolist() == [1.0, 1.5, 2.0, 4.0]
