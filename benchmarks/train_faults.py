@@ -110,7 +110,7 @@ def spoil_gradient(struck: set[int], value: float, rng: np.random.Generator) -> 
             named = list(weights.own.values())
             gradient = named[(choice + Now.number) % len(named)].grad
             if gradient is not None:
-                gradient.view(-1)[0] = value
+                gradient[(0,) * gradient.dim()] = value
 
     return mock.patch.object(precision.Weights, "gather_", gather)
 
