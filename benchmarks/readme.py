@@ -1,7 +1,8 @@
-"""Puts the summary of the last demo and the table of opponents into the README, between their markers.
+"""Puts the summary of the last demo, the table of opponents and what training costs into the README.
 
     make demo && python benchmarks/readme.py
     make bench
+    python benchmarks/train_speed.py; python benchmarks/train_faults.py; python benchmarks/train_kills.py
 
 The last demo's result.json is kept as benchmarks/results/demo.json, so that the README's figures have their raw data.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from opponents import table
 
@@ -33,10 +35,42 @@ def filled(text: str, name: str, block: str) -> str:
 
 def demo() -> str:
     """The summary of the last demo, whose result is kept."""
-    result = json.loads((DEMO / "result.json").read_text(encoding="utf-8"))
-    result["source"]["folder"] = Path(result["source"]["folder"]).name
-    write_text(RESULTS / "demo.json", json.dumps(result, indent=1) + "\n")
-    return f"```\n$ make demo\n{summary(result, Path('runs/demo'))}\n```"
+    made = json.loads((DEMO / "result.json").read_text(encoding="utf-8"))
+    made["source"]["folder"] = Path(made["source"]["folder"]).name
+    write_text(RESULTS / "demo.json", json.dumps(made, indent=1) + "\n")
+    return f"```\n$ make demo\n{summary(made, Path('runs/demo'))}\n```"
+
+
+def result(name: str) -> dict[str, Any]:
+    """What a benchmark wrote."""
+    read: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return read
+
+
+def train() -> str:
+    """Seconds and peaks of a training step against the plain loop, then faults and kills in a sentence each."""
+    measured = result("train_speed")
+    lines = ["| | s/step | images/s (95 % interval) | peak memory |", "| --- | --- | --- | --- |"]
+    for speed, peaks in zip(measured["speed"], measured["peaks"], strict=True):
+        shape = f"{speed['size']}x{speed['size']}, batch {speed['batch']}"
+        for name, side in speed["sides"].items():
+            ratio = f"{side['speedup']:.2f}x ({side['low']:.2f} to {side['high']:.2f})"
+            peak = peaks["sides"].get(name, {}).get("share")
+            memory = "" if peak is None else f"{peak:.2f}x"
+            if name == "plain float32":
+                ratio, memory = "1", f"{peaks['plain']['peak_bytes'] / 2**20:.0f} MiB"
+            lines.append(f"| {shape}: {name} | {side['seconds']:.2f} | {ratio} | {memory} |")
+    faults, kills = result("train_faults"), result("train_kills")
+    lines += [
+        "",
+        f"Of {len(faults['rows'])} runs with planted faults {faults['finished']} finished, {faults['within']} of them "
+        f"within 2 % of the clean run's held-out loss, the furthest {faults['furthest']:.1%} off "
+        "(`benchmarks/train_faults.py`).",
+        f"{kills['kills']} times `kill -9`, {kills['in_a_save']} of them in the middle of a save: {kills['lost']} "
+        f"checkpoints lost, {kills['unreadable']} unreadable, {kills['ends_that_differ']} of {kills['runs']} runs "
+        "ended with other bytes (`benchmarks/train_kills.py`).",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -45,7 +79,9 @@ def main() -> None:
     if (DEMO / "result.json").exists():
         text = filled(text, "demo", demo())
     if (RESULTS / "opponents.json").exists():
-        text = filled(text, "bench", table(json.loads((RESULTS / "opponents.json").read_text(encoding="utf-8"))))
+        text = filled(text, "bench", table(result("opponents")))
+    if all((RESULTS / f"train_{name}.json").exists() for name in ("speed", "faults", "kills")):
+        text = filled(text, "train", train())
     write_text(readme, text)
 
 

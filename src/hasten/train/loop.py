@@ -38,7 +38,8 @@ from hasten.train.run import Run
 from hasten.train.stability import Clipped, nonfinite
 from hasten.train.validate import Validator
 
-MOST_REWINDS = 3  # from one checkpoint: what comes back each time is no bad batch
+MOST_REWINDS = 3  # before a step: what comes back each time is no bad batch
+SETTLED = 10  # steps between a checkpoint that is gone back to and the leap: what made it may have begun before
 Progress = Callable[[Shown], None]
 
 
@@ -98,7 +99,7 @@ def train(
                 validator = Validator(source, data, options.validate_samples, options.seed)
             if run.spike is not None and not any(out.glob(state.PATTERN)):
                 state.save(now, out, fingerprint, told)
-            in_a_row = rewinds = 0
+            in_a_row = 0
             with batches.from_(now.batch) as drawn:
                 while now.step < options.steps:
                     lap = Lap()
@@ -138,8 +139,7 @@ def train(
                             )
                         continue
                     in_a_row = 0
-                    if run.spike is not None and run.spike.seen_(told_loss) and rewinds < MOST_REWINDS:
-                        rewinds += 1
+                    if run.spike is not None and run.spike.seen_(told_loss) and now.rewinds < MOST_REWINDS:
                         _rewind(run, out, fingerprint, batch, told_loss, log)
                         continue
 
@@ -172,9 +172,10 @@ def train(
                     if now.step % options.checkpoint_every == 0 or done or stop:
                         began = time.perf_counter()
                         log.flush()
+                        if now.step > now.leapt:
+                            now.rewinds = 0
                         state.save(now, out, fingerprint, told)
                         log.event("checkpoint", now.step, now.batch, seconds=time.perf_counter() - began)
-                        rewinds = 0
                     if stop:
                         raise KeyboardInterrupt(
                             f"stopped after step {now.step} of {options.steps}; --resume goes on there"
@@ -266,13 +267,13 @@ def _forget(run: Run, buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 
 def _rewind(run: Run, out: Path, fingerprint: str, batch: Batch, loss: float, log: Log) -> None:
-    """Back to the newest checkpoint; the batches from there to this one are not seen again."""
-    now, left = run.state, run.state.step
-    saved = state.read(out, fingerprint, run.recipe.model_dump())
+    """Back to the newest checkpoint that had settled; the batches from there to this one are not seen again."""
+    now, left, rewinds = run.state, run.state.step, run.state.rewinds
+    saved = state.read(state.before(out, left - SETTLED), fingerprint, run.recipe.model_dump())
     first = int(saved.numbers["batch"])
     runs.drop_gradients_(run)
     state.restore_(now, saved)
-    now.batch = batch.number + 1
+    now.batch, now.rewinds, now.leapt = batch.number + 1, rewinds + 1, left
     batches = list(range(first, batch.number + 1))
     log.event("rewind", now.step, batch.number, from_step=left, to_step=now.step, batches=batches, loss=loss)
 

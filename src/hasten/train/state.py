@@ -32,6 +32,7 @@ class State:
     of a part are read and put back, by name.  ``choices``: what was decided by measurement when the run began.
 
     ``step`` counts the optimiser's steps, ``batch`` the batches drawn: those that were skipped count here only.
+    ``rewinds``: how often the run has gone back since the last leap of the loss, which was after ``leapt`` steps, began.
     """
 
     network: torch.nn.Module
@@ -43,6 +44,8 @@ class State:
     step: int = 0
     batch: int = 0
     skipped: int = 0
+    rewinds: int = 0
+    leapt: int = 0
     best_loss: float | None = None
 
     @property
@@ -69,6 +72,8 @@ class State:
             "step": self.step,
             "batch": self.batch,
             "skipped": self.skipped,
+            "rewinds": self.rewinds,
+            "leapt": self.leapt,
             "best_loss": self.best_loss,
             "choices": self.choices,
             "parts": {name: dict(read()) for name, (read, _) in self.parts.items()},
@@ -155,6 +160,13 @@ def read(where: Path, fingerprint: str, recipe: Mapping[str, Any]) -> Saved:
     raise BadInput(f"no readable checkpoint in {where}: {'; '.join(skipped)}; start anew with another --out")
 
 
+def before(folder: Path, step: int) -> Path:
+    """The newest checkpoint of at most ``step``, or the oldest; the folder itself where there is none."""
+    paths = sorted(folder.glob(PATTERN))
+    settled = [path for path in paths if int(path.name.split("-")[1].split(".")[0]) <= step]
+    return (settled or paths[:1] or [folder])[-1]
+
+
 def restore_(state: State, saved: Saved) -> None:
     """Put what was saved into ``state``, which was made by the same recipe."""
     of: dict[str, dict[str, torch.Tensor]] = {}
@@ -179,8 +191,8 @@ def restore_(state: State, saved: Saved) -> None:
     numbers = saved.numbers
     for name, (_, put) in state.parts.items():
         put(numbers["parts"][name])
-    state.step, state.batch, state.skipped = numbers["step"], numbers["batch"], numbers["skipped"]
-    state.best_loss, state.choices = numbers["best_loss"], numbers["choices"]
+    for name in ("step", "batch", "skipped", "rewinds", "leapt", "best_loss", "choices"):
+        setattr(state, name, numbers[name])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -311,13 +311,17 @@ def spoil(monkeypatch, batches: set[int]) -> None:
     monkeypatch.setattr(loop.runs, "Spike", lambda: stability.Spike(warmup_steps=2))
 
 
-def test_a_leap_of_the_loss_goes_back_and_leaves_its_batches_out(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(("settled", "back"), [(2, 3), (3, 0)])
+def test_a_leap_of_the_loss_goes_back_and_leaves_its_batches_out(tmp_path, monkeypatch, settled, back) -> None:
     spoil(monkeypatch, {5})
+    monkeypatch.setattr(loop, "SETTLED", settled)
     loop.train(tiny(steps=9, rewind_spikes=True), tmp_path)
     lines = log.read(tmp_path / "metrics.jsonl")
     rewinds = [line for line in lines if line.get("event") == "rewind"]
-    assert [(line["from_step"], line["to_step"], line["batches"]) for line in rewinds] == [(5, 3, [3, 4, 5])]
-    assert numbers(tmp_path, 9)["batch"] == 12
+    assert [(line["from_step"], line["to_step"], line["batches"]) for line in rewinds] == [
+        (5, back, list(range(back, 6)))
+    ]
+    assert numbers(tmp_path, 9)["batch"] == 9 + 6 - back
     assert checkpoint(tmp_path, 9)["optimizer.step.conv_in.weight"].item() == 9
 
 
