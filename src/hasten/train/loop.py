@@ -268,12 +268,13 @@ def _forget(run: Run, buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 def _rewind(run: Run, out: Path, fingerprint: str, batch: Batch, loss: float, log: Log) -> None:
     """Back to the newest checkpoint that had settled; the batches from there to this one are not seen again."""
-    now, left, rewinds = run.state, run.state.step, run.state.rewinds
+    now, left = run.state, run.state.step
+    rewinds, leapt = now.rewinds + 1, max(now.leapt, left)
     saved = state.read(state.before(out, left - SETTLED), fingerprint, run.recipe.model_dump())
     first = int(saved.numbers["batch"])
     runs.drop_gradients_(run)
     state.restore_(now, saved)
-    now.batch, now.rewinds, now.leapt = batch.number + 1, rewinds + 1, left
+    now.batch, now.rewinds, now.leapt = batch.number + 1, rewinds, leapt
     batches = list(range(first, batch.number + 1))
     log.event("rewind", now.step, batch.number, from_step=left, to_step=now.step, batches=batches, loss=loss)
 

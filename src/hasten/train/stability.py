@@ -123,34 +123,39 @@ def nonfinite(gradients: Iterable[tuple[str, torch.Tensor | None]], loss: torch.
 
 @dataclass
 class Spike:
-    """Tells leaps of the training loss from its noise, by the z-score of its logarithm.
+    """Tells a leap of the training loss, or a rise that stays, from its noise: a cumulative sum of the z-scores of its
+    logarithm, ``c = max(0, c + z - 1)`` (Page 1954, "Continuous inspection schemes"), that exceeds ``most`` and begins
+    anew.  A deviation counts as 1 % at least.
 
-    A leap is a logarithm more than ``zscore`` running standard deviations, and more than ``log(least)``, over the
-    running mean, after ``warmup_steps`` losses.  What leaps enters the statistics only up to the limit, so that one
-    does not hide the next, and a lasting higher level is accepted in the end.  The memory is 20 losses: on the bundled
-    model's own curve, with every 97th loss tripled, nothing was missed and nothing else fired; a memory of 100 losses
-    holds the fall at a run's start, and missed the first five.
+    So one loss over eight running standard deviations above the running mean is seen at once, four of three in a row
+    as well.  Counted after ``warmup_steps`` losses.  What is high enters the statistics only up to two deviations, so
+    that one leap does not hide the next, and a lasting higher level is accepted in the end.  The memory is 20 losses:
+    one of 100 holds the fall at a run's start.  LOG.md has what each setting saw and how often it was wrong.
     """
 
-    zscore: float = 6.0
-    least: float = 1.5
+    most: float = 7.0
     warmup_steps: int = 100
+    risen: float = 0.0
     running: Running = field(default_factory=lambda: Running(keep=0.95))
 
     def seen_(self, loss: float) -> bool:
-        """Take the newest loss; whether it is a leap.  One that is not finite is a leap, and enters nothing."""
+        """Take the newest loss; whether it has leapt.  One that is not finite has, and enters nothing."""
         if not math.isfinite(loss):
             return True
-        value = math.log(max(loss, 1e-30))
-        limit = self.running.mean + max(self.zscore * self.running.deviation, math.log(self.least))
-        leap = self.running.count >= self.warmup_steps and value > limit
-        self.running.update_(limit if leap else value)
+        value, deviation = math.log(max(loss, 1e-30)), max(self.running.deviation, 0.01)
+        if self.running.count >= self.warmup_steps:
+            self.risen = max(0.0, self.risen + (value - self.running.mean) / deviation - 1.0)
+            value = min(value, self.running.mean + 2.0 * deviation)
+        self.running.update_(value)
+        leap = self.risen > self.most
+        self.risen = 0.0 if leap else self.risen
         return leap
 
     def state(self) -> Numbers:
         """What changes, as plain numbers."""
-        return self.running.state()
+        return {**self.running.state(), "risen": self.risen}
 
     def restore_(self, values: Mapping[str, float | int | None]) -> None:
         """The inverse of :meth:`state`."""
         self.running.restore_(values)
+        self.risen = float(values["risen"] or 0.0)

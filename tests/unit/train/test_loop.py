@@ -327,6 +327,7 @@ def test_a_leap_of_the_loss_goes_back_and_leaves_its_batches_out(tmp_path, monke
 
 def test_a_level_that_stays_is_no_leap_for_ever(tmp_path, monkeypatch) -> None:
     spoil(monkeypatch, set(range(5, 100)))
+    monkeypatch.setattr(loop, "SETTLED", 0)
     loop.train(tiny(steps=9, rewind_spikes=True), tmp_path)
     lines = log.read(tmp_path / "metrics.jsonl")
     assert len([line for line in lines if line.get("event") == "rewind"]) >= loop.MOST_REWINDS

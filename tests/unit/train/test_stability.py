@@ -130,6 +130,16 @@ def test_leaps_are_seen_and_do_not_hide_the_next() -> None:
     assert [i for i, loss in enumerate(losses) if spike.seen_(float(loss))] == [200, 230, 231, 350]
 
 
+def test_a_rise_too_small_for_one_step_to_show_is_seen_where_it_stays() -> None:
+    """Noise of a tenth; a quarter more is 2.2 deviations."""
+    rng = np.random.default_rng(0)
+    losses = 0.05 * np.exp(0.1 * rng.standard_normal(400))
+    losses[300:] *= 1.3
+    spike = Spike()
+    seen = [i for i, loss in enumerate(losses) if spike.seen_(float(loss))]
+    assert 301 <= seen[0] <= 312
+
+
 def test_a_lasting_level_is_accepted_and_nan_enters_nothing() -> None:
     spike = Spike()
     for _ in range(150):
