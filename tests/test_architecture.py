@@ -18,6 +18,7 @@ LAYERS = (
     ("story", "report"),
     ("stages",),
     ("result", "subject", "history"),
+    ("distill",),
     ("train", "artifact", "propose"),
     ("measure", "technique"),
     ("runtime",),

@@ -360,6 +360,60 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
 
 
 @cli.command()
+@click.argument("source")
+@click.option("--channels", required=True, help="Share of the channels to keep, such as 0.7, or a config.json.")
+@click.option(
+    "--importance",
+    default="taylor",
+    show_default=True,
+    type=click.Choice(["taylor", "magnitude"]),
+    help="What is kept: what the loss on --data needs most, or what weighs most.",
+)
+@click.option("--data", help="What the loss is on: emoji, digits or a folder of images.")
+@OUT
+def prune(source: str, channels: str, importance: Any, data: str | None, out: Path) -> None:
+    """Remove channels and heads: a smaller ordinary model, to be trained further.
+
+    hasten distill does both.
+    """
+    from hasten import commands, load
+    from hasten.distill import student
+
+    loaded = load(source)
+    share = student.asked(channels if Path(channels).is_file() else f"channels={channels}")
+    config = student.prune(loaded, share, importance, commands.data_for(loaded, data), out)
+    click.echo(f"{'channels':<12}{config['block_out_channels']}")
+    click.echo(f"{'written':<12}{out}")
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--student", required=True, help="channels=0.5, a config.json, or a model folder to go on with.")
+@click.option("--data", required=True, help="What to train on: emoji, digits or a folder of images.")
+@click.option("--time", "seconds", default="60m", show_default=True, type=Seconds(), help="Time to train for.")
+@click.option("--batch", default=64, show_default=True, type=click.IntRange(1, 4096), help="Samples of a step.")
+@OUT
+@SEED
+@RESUME
+def distill(
+    source: str, student: str, data: str, seconds: float, batch: int, out: Path, seed: int, resume: bool
+) -> None:
+    """Train a smaller student to answer as SOURCE does.
+
+    The student begins as SOURCE with its least important channels pruned; OUT/recipe.toml says how it is trained.
+    """
+    from hasten import load
+    from hasten.distill import student as students
+
+    with console.training() as (progress, warn):
+        folder = students.distill(
+            load(source), student, data, seconds, out, resume=resume, seed=seed, batch_size=batch, progress=progress,
+            warn=warn,
+        )  # fmt: skip
+    click.echo(f"written     {folder}")
+
+
+@cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write the page of a RUN: of training, of optimize, or a profile."""

@@ -46,9 +46,8 @@ class Examples:
         rest = zip(*(part.chunk(count) for part in (self.wanted, self.weights, self.s)), strict=True)
         return list(starmap(Examples, ((*row, *more) for row, more in zip(rows, rest, strict=True))))
 
-    def errors(self, ask: Ask) -> torch.Tensor:
-        """The weighted mean square error (n,) of each answer, in float32 whatever the network answers in."""
-        output = ask(self.x, self.time, self.labels)
+    def errors(self, output: torch.Tensor) -> torch.Tensor:
+        """The weighted mean square error (n,) of each answer in ``output`` (n, *shape), in float32 whatever that is."""
         error: torch.Tensor = (output.float() - self.wanted).square().flatten(1).mean(1) * self.weights
         return error
 

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -58,6 +58,18 @@ class ModelSection(Section):
     schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "flow", "edm"] = "squaredcos_cap_v2"
     timesteps: int = Field(1000, ge=10, le=10_000)
     prediction: Literal["epsilon", "sample", "v_prediction", "flow", "edm"] = "v_prediction"
+
+
+class TeacherSection(Section):
+    """A model ``folder`` whose answers are learnt, to the ``share`` of the loss that is theirs.
+
+    ``features``: modules of both networks, by dotted name, whose outputs are learnt too, with ``feature_weight``.
+    """
+
+    folder: str
+    share: float = Field(0.5, ge=0, le=1)
+    feature_weight: float = Field(0.0, ge=0)
+    features: list[str] = []
 
 
 class TrainSection(Section):
@@ -149,6 +161,7 @@ class Recipe(Section):
     data: DataSection
     model: ModelSection = Field(default_factory=lambda: ModelSection.model_validate({}))
     train: TrainSection
+    teacher: TeacherSection | None = None
 
     @property
     def identity(self) -> str:
@@ -191,7 +204,8 @@ def check(values: dict[str, Any], text: str, where: str) -> Recipe:
     location = [str(part) for part in first["loc"]]
     place = _place(where, text, location)
     section = Recipe.model_fields.get(location[0])
-    fields = getattr(section.annotation, "model_fields", {}) if section else {}
+    kinds = () if section is None else (section.annotation, *get_args(section.annotation))
+    fields: Any = next((kind.model_fields for kind in kinds if hasattr(kind, "model_fields")), {})
     if first["type"] == "extra_forbidden":
         raise BadInput(f"{place} is not known{did_you_mean(location[-1], fields or Recipe.model_fields)}")
     if first["type"] == "missing":
@@ -212,6 +226,7 @@ def _conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
             if getattr(data, key):
                 yield f"data.{key}", f"is only for data.name = 'folder', not for {data.name!r}; drop it"
     yield from _model_conflicts(recipe)
+    yield from _teacher_conflicts(recipe)
     if options.warmup_steps >= options.steps:
         yield "train.warmup_steps", f"= {options.warmup_steps} must be less than train.steps = {options.steps}"
     if options.batch_size % options.accumulate:
@@ -237,6 +252,20 @@ def _conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "train.learning_rate_schedule", "= 'plateau' follows the held-out loss; set train.validate_every"
     if options.optimizer == "schedule_free" and options.learning_rate_schedule != "constant":
         yield "train.optimizer", "= 'schedule_free' needs learning_rate_schedule = 'constant'; its warm-up is kept"
+
+
+def _teacher_conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    teacher, options = recipe.teacher, recipe.train
+    if teacher is None:
+        return
+    if bool(teacher.features) != bool(teacher.feature_weight):
+        yield "teacher.features", "and teacher.feature_weight belong together; give both or none"
+    if options.weighting == "learned":
+        yield "train.weighting", "= 'learned' follows the data's errors alone; drop it, or the teacher"
+    if teacher.features and options.compile:
+        yield "train.compile", "loses the features on their way; drop it, or teacher.features"
+    if teacher.features and options.step_in_backward:
+        yield "train.step_in_backward", "does not go with teacher.features; drop one of them"
 
 
 def _model_conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:

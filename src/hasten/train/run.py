@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from hasten.data.augment import Augment
 from hasten.data.latents import encoded
 from hasten.data.loader import Batch, Loader, by_name
 from hasten.diffusion.loss import WEIGHTINGS
+from hasten.model import source as sources
 from hasten.model import vae
 from hasten.model.source import Source
 from hasten.model.target import Target
@@ -25,6 +26,7 @@ from hasten.train.objective import Examples, Objective
 from hasten.train.recipe import Recipe
 from hasten.train.schedules import LearningRate, Plateau
 from hasten.train.stability import Clip, Spike
+from hasten.train.teacher import Teacher
 from hasten.train.uncertainty import Uncertainty
 
 MEASURED = 8  # samples: bytes grow with them in proportion, so that few tell
@@ -59,6 +61,7 @@ class Run:
     plateau: Plateau | None = None
     forced: normalise.Forced | None = None
     uncertainty: Uncertainty | None = None
+    teacher: Teacher | None = None
     profiles: list[average.PowerAverage] = field(default_factory=list)
 
     @property
@@ -97,7 +100,10 @@ class Run:
 
     def losses(self, part: Examples) -> tuple[torch.Tensor, torch.Tensor]:
         """What to learn from a micro-batch, a number, and its mean weighted error, which is what is told."""
-        errors = part.errors(self.ask)
+        output = self.ask(part.x, part.time, part.labels)
+        errors = part.errors(output)
+        if self.teacher is not None:
+            return self.teacher.errors(part, output, errors).mean(), errors.detach().mean()
         wanted = errors if self.uncertainty is None else self.uncertainty.loss(errors, part.s)
         return wanted.mean(), errors.detach().mean()
 
@@ -137,7 +143,8 @@ def loader(recipe: Recipe, data: Data) -> Loader:
 
 def fingerprint(recipe: Recipe, data: Data, source: Source) -> str:
     """What must be the same for a run to go on from a checkpoint, as 64 hexadecimal digits."""
-    return hashlib.sha256(f"{recipe.identity}{source.weight_hash}{data.digest()}".encode()).hexdigest()
+    taught = "" if recipe.teacher is None else sources.load(recipe.teacher.folder).weight_hash
+    return hashlib.sha256(f"{recipe.identity}{source.weight_hash}{data.digest()}{taught}".encode()).hexdigest()
 
 
 def choose(recipe: Recipe, data: Data, source: Source, batch: Batch) -> dict[str, Any]:
@@ -185,7 +192,9 @@ def prepare(
     setting.apply_(module)  # before anything is made beside the weights, in their layout
     weights = precision.Weights(module, options.precision)
     uncertainty = Uncertainty(seed=options.seed).to(options.device) if options.weighting == "learned" else None
-    fused, all_optimizers, named = _optimizers(recipe, module, weights, uncertainty)
+    taught = teacher(recipe, source, module)
+    learnt = {"uncertainty": uncertainty, "teacher": taught}
+    fused, all_optimizers, named = _optimizers(recipe, module, weights, learnt)
     own = {**module.state_dict(keep_vars=True), **weights.named}
     run = Run(
         recipe=recipe,
@@ -209,6 +218,7 @@ def prepare(
         plateau=Plateau() if options.learning_rate_schedule == "plateau" else None,
         forced=normalise.Forced(module, weights.named) if options.weight_norm == "forced" else None,
         uncertainty=uncertainty,
+        teacher=taught,
         setting=setting,
     )
     _averages_(run)
@@ -224,7 +234,7 @@ def prepare(
 
 
 def _optimizers(
-    recipe: Recipe, module: torch.nn.Module, weights: precision.Weights, uncertainty: Uncertainty | None
+    recipe: Recipe, module: torch.nn.Module, weights: precision.Weights, learnt: Mapping[str, torch.nn.Module | None]
 ) -> tuple[StepInBackward | None, tuple[torch.optim.Optimizer, ...], dict[str, torch.nn.Parameter]]:
     options = recipe.train
     build = partial(
@@ -240,11 +250,25 @@ def _optimizers(
         return fused, fused.optimizers, named
     matrices = optimizers.matrices(module) if options.optimizer == "muon" else None
     found = [build(named.items(), matrices=matrices)]
-    if uncertainty is not None:
-        more = {f"uncertainty.{name}": parameter for name, parameter in uncertainty.named_parameters()}
+    more = {
+        f"{part}.{name}": parameter
+        for part, each in learnt.items()
+        if each is not None
+        for name, parameter in each.named_parameters()
+    }
+    if more:
         found.append(optimizers.build("adamw", more.items(), options.learning_rate))
         named |= more
     return None, tuple(found), named
+
+
+def teacher(recipe: Recipe, source: Source, module: torch.nn.Module) -> Teacher | None:
+    """The recipe's teacher of ``module``, if it has one."""
+    section = recipe.teacher
+    if section is None:
+        return None
+    loaded = sources.load(section.folder, device=recipe.train.device)
+    return Teacher(loaded, source, module, section.share, section.feature_weight, section.features)
 
 
 def objective(recipe: Recipe, source: Source) -> Objective:

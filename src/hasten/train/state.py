@@ -32,7 +32,7 @@ class State:
     of a part are read and put back, by name.  ``choices``: what was decided by measurement when the run began.
 
     ``step`` counts the optimiser's steps, ``batch`` the batches drawn: those that were skipped count here only.
-    ``rewinds``: how often the run has gone back since the last leap of the loss, which was after ``leapt`` steps, began.
+    ``rewinds``: how often the run has gone back without getting past the ``leapt`` steps at which the loss leapt.
     """
 
     network: torch.nn.Module

@@ -49,7 +49,7 @@ class TrainStep:
             uniform(target.schedule, places),
             case.noise,
         )
-        return examples.errors(self.network)
+        return examples.errors(self.network(examples.x, examples.time, examples.labels))
 
     def backward(self, errors: torch.Tensor) -> None:
         """The gradients of the mean of ``errors``."""

@@ -65,7 +65,7 @@ class Validator:
             clean = self.clean[part].to(self.source.device)
             chosen = None if labels is None else labels[part].to(self.source.device)
             examples = objective.at(clean, chosen, t[: len(clean)], self.noise[part])
-            errors.append(examples.errors(ask) / examples.weights)
+            errors.append(examples.errors(ask(examples.x, examples.time, examples.labels)) / examples.weights)
         return torch.cat(errors).mean().item()
 
     def _distance(self, target: Target) -> float:

@@ -1,0 +1,180 @@
+"""A smaller network from a larger one: pruned, or trained to answer as it does, each into an ordinary model folder.
+
+A pruned network forgets; what it needs to recover is the teacher's answers (:mod:`hasten.train.teacher`) on data, for
+a time.  So a student begins as its teacher, pruned, and recovery and distillation are one thing.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tomli_w
+import torch
+from diffusers import UNet2DModel
+
+from hasten.data import loader
+from hasten.data.array import Data
+from hasten.distill.channels import Scores, Taylor, magnitude, pruned, smaller
+from hasten.errors import BadInput
+from hasten.files import write_text
+from hasten.model.config import UNet2D, checked, read_folder
+from hasten.model.folder import save_folder
+from hasten.model.source import Source
+from hasten.model.weights import parse_object
+from hasten.train import loop, recipe, rehearsal, state
+from hasten.train.objective import Objective
+from hasten.train.recipe import Recipe
+
+Importance = Literal["taylor", "magnitude"]
+TAYLOR_BATCHES, TAYLOR_BATCH = 24, 32
+TRAINED = 0.9  # of the time, in steps; the rest is for what is not
+FEWEST_STEPS = 20
+WARMUP, LENGTH = 0.05, 0.1  # shares of the steps: of warm-up, and the memory of the average
+TEACHER_SHARE, LEARNING_RATE = 0.5, 2e-3
+
+
+def prune(source: Source, share: float | Path, importance: Importance, data: Data | None, out: Path) -> dict[str, Any]:
+    """Write ``out``, the network of ``source`` with fewer channels, and return its configuration.
+
+    ``share``, in (0, 1), of each block's channels, or a ``config.json`` of such a network.  ``importance``: by
+    ``magnitude`` of the weights, or by ``taylor``, the effect on the loss on ``data`` at all noise levels alike.
+
+    Raises BadInput for a source that is no diffusers folder, for a share out of range, for no data where it is needed.
+    """
+    if source.folder is None:
+        raise BadInput(f"{source.name} is a module of your own; channels are pruned of a UNet2DModel folder")
+    if out.exists():
+        raise BadInput(f"{out} exists; choose another --out")
+    network = source.module().float().eval()
+    assert isinstance(network, UNet2DModel)
+    config = _config(network, share)
+    scores: Scores = magnitude(network)
+    if importance == "taylor":
+        if data is None:
+            raise BadInput("importance by taylor needs data; give it, or use importance by magnitude")
+        scores = taylor(source, network, data)
+    told = torch.from_numpy(np.asarray(source.schedule.network_time(np.linspace(1e-3, 1.0, 2000)))).float()
+    made = pruned(network, config, scores, told)
+    spec = read_folder(source.folder)
+    extra = {**spec.extra, "pruned": {"from": source.name, "weights": source.weight_hash, "importance": importance}}
+    save_folder(out, json.loads(made.to_json_string()), made.state_dict(), spec.scheduler, extra, torch.float32)
+    return config
+
+
+def taylor(source: Source, network: torch.nn.Module, data: Data) -> Taylor:
+    """Scores by the loss on training data at noise levels that are spread evenly over all times."""
+    objective = Objective(source.schedule, source.prediction, source.sigma_data)
+    found, ids, rng = Taylor(network), data.ids(held_out=False), torch.Generator().manual_seed(0)
+    network.requires_grad_(True)
+    for _ in range(TAYLOR_BATCHES):
+        chosen = ids[torch.randint(len(ids), (TAYLOR_BATCH,), generator=rng).numpy()]
+        clean, labels = (torch.from_numpy(part) for part in data.take(chosen))
+        part = objective.draw(clean, labels if source.num_labels is not None else None, rng)
+        part.errors(source.call(network, part.x, part.time, part.labels)).mean().backward()  # type: ignore[no-untyped-call]
+        found.add_()
+        network.zero_grad(set_to_none=True)
+    network.requires_grad_(False)
+    return found
+
+
+def distill(
+    source: Source,
+    student: str,
+    data: str,
+    seconds: float,
+    out: Path,
+    *,
+    resume: bool = False,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: loop.Progress | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Path:
+    """Train a student of ``source`` for ``seconds`` on the data of that name; its folder, ``out/model``.
+
+    ``student``: ``channels=0.5``, a ``config.json``, or the folder of a model that has begun.  What is trained begins
+    in ``out/student``; ``out/recipe.toml`` says how, for ``hasten train`` to go on from.
+    """
+    if source.folder is None:
+        raise BadInput(f"{source.name} is a module of your own; train it with hasten.train.loop and a [teacher]")
+    path = out / "recipe.toml"
+    if path.exists():
+        if not resume:
+            raise BadInput(f"{out} holds a run; use --resume or another --out")
+    else:
+        folder = Path(student)
+        if not folder.is_dir():
+            folder = out / "student"
+            if not folder.exists():  # a run that was stopped here has it
+                size, channels = source.shape[-1], source.shape[0]
+                prune(source, asked(student), "taylor", loader.by_name(data, size, channels=channels), folder)
+        made = recipe_of(source, folder, data, seconds, seed, batch_size)
+        write_text(path, tomli_w.dumps(made.model_dump(exclude_defaults=True)))
+    return loop.train(recipe.read(path), out, any(out.glob(state.PATTERN)), progress, warn)
+
+
+def recipe_of(source: Source, folder: Path, data: str, seconds: float, seed: int, batch_size: int) -> Recipe:
+    """How the student in ``folder`` is trained, in as many steps as ``seconds`` have room for, by a rehearsal.
+
+    Raises BadInput when that are too few to warm up.
+    """
+
+    def made(steps: int) -> Recipe:
+        named = {"name": data} if data in loader.NAMES else {"name": "folder", "path": data}
+        values: dict[str, Any] = {
+            "data": {**named, "size": source.shape[-1]},
+            "model": {"folder": str(folder)},
+            "teacher": {"folder": str(source.folder), "share": TEACHER_SHARE},
+            "train": {
+                "steps": steps,
+                "batch_size": batch_size,
+                "optimizer": "muon",
+                "learning_rate": LEARNING_RATE,
+                "warmup_steps": int(WARMUP * steps),
+                "ema_decay": round(1.0 - 1.0 / max(LENGTH * steps, 2.0), 6),
+                "checkpoint_every": max(steps // 10, 1),
+                "sample_every": max(steps // 4, 1),
+                "seed": seed,
+            },
+        }
+        return recipe.check(values, "", "student")
+
+    took = rehearsal.measure(made(10_000)).seconds  # it ends before anything is saved
+    steps = int(TRAINED * seconds / took)
+    if steps < FEWEST_STEPS:
+        room = f"--time {seconds:g}s has room for {steps} steps of {took:.2g} s"
+        raise BadInput(f"{room}; give time for {FEWEST_STEPS} or more")
+    return made(steps)
+
+
+def asked(student: str) -> float | Path:
+    """``channels=0.5`` as 0.5, the path of a ``config.json`` as a path."""
+    key, _, value = student.partition("=")
+    if key == "channels":
+        try:
+            share = float(value)
+        except ValueError:
+            share = 0.0
+        if not 0.0 < share < 1.0:
+            raise BadInput(f"--student {student}: the share of channels must be over 0 and under 1, such as 0.5")
+        return share
+    if not Path(student).is_file():
+        raise BadInput(f"--student {student}: no file or folder; give channels=0.5, a config.json or a model folder")
+    return Path(student)
+
+
+def _config(network: UNet2DModel, share: float | Path) -> dict[str, Any]:
+    """The student's configuration, checked as any other."""
+    own = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    if isinstance(share, float):
+        if not 0.0 < share < 1.0:
+            raise BadInput(f"channels = {share:g} is out of range; over 0, under 1")
+        return smaller(own, share)
+    values = parse_object(share.read_bytes(), share)
+    own = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
+    return checked(UNet2D, {**own, **{k: v for k, v in values.items() if not k.startswith("_")}}, share).model_dump()
