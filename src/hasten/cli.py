@@ -79,6 +79,7 @@ def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
 @click.option("--budget", default="quality=2%", show_default=True, type=Budget(), help="Loss of quality allowed.")
 @click.option("--time", "seconds", default="5m", show_default=True, type=Seconds(), help="Time for the whole run.")
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
+@click.option("--student", "students", multiple=True, help="A model folder that may take SOURCE's place; repeatable.")
 @FEATURES
 @DEVICE
 @OUT
@@ -92,6 +93,7 @@ def optimize(
     budget: float,
     seconds: float,
     batch: int,
+    students: tuple[str, ...],
     features: str | None,
     device: str,
     out: Path,
@@ -101,8 +103,12 @@ def optimize(
     as_json: bool,
 ) -> None:
     """Make a model faster, keep its quality, and prove it."""
-    command = f"hasten optimize {source}{f' --data {data}' if data else ''} --budget quality={budget:.3%} --out {out}"
-    _optimize(command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json, features, device)
+    words = [f" --data {data}" if data else "", *(f" --student {student}" for student in students)]
+    command = f"hasten optimize {source}{''.join(words)} --budget quality={budget:.3%} --out {out}"
+    _optimize(
+        command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json, features, device,
+        students,
+    )  # fmt: skip
 
 
 @cli.command()
@@ -456,13 +462,15 @@ def _optimize(
     as_json: bool,
     features: str | None = None,
     device: str = "cpu",
+    students: tuple[str, ...] = (),
 ) -> None:
     from hasten import commands
 
     with console.progress() as progress:
         result = commands.optimize(
-            command, source, data, out, budget, seconds, batch, seed, resume, guidance, progress, features, device
-        )
+            command, source, data, out, budget, seconds, batch, seed, resume, guidance, progress, features, device,
+            students,
+        )  # fmt: skip
     click.echo(json.dumps(result) if as_json else console.summary(result, out))
     if result["interrupted"]:
         sys.exit(130)

@@ -41,6 +41,7 @@ def optimize(
     progress: Progress,
     features: str | None,
     device: str,
+    students: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Load, optimise, write the report."""
     loaded = sources.load(source, guidance=guidance, device=device)
@@ -57,6 +58,7 @@ def optimize(
         command=command,
         progress=progress,
         features=brought,
+        students=students,
     )
     page.write(out)
     return result

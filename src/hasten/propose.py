@@ -18,6 +18,7 @@ from hasten.technique.precision import Precision
 from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
+from hasten.technique.swap import Swap
 
 COMPILE_SECONDS = 600.0
 PRODUCTS = ("Conv", "Linear", "attention")
@@ -47,10 +48,13 @@ class Refusal:
     reason: str
 
 
-def engines(facts: Facts, rows: Sequence[Row], seconds: float) -> tuple[list[Proposal], list[Refusal]]:
+def engines(
+    facts: Facts, rows: Sequence[Row], seconds: float, students: Sequence[Swap] = ()
+) -> tuple[list[Proposal], list[Refusal]]:
     """Ways to run the same network faster, cheapest preparation first, and what was refused from the start.
 
-    ``seconds``: what the whole run may take; inductor compiles for too long to be tried in a short one.
+    ``seconds``: what the whole run may take; inductor compiles for too long to be tried in a short one.  ``students``:
+    networks that may take the model's place, each tried in all the same ways.
     """
     products = sum(row.share for row in rows if row.name.startswith(PRODUCTS))
     rest = 1.0 - products
@@ -60,6 +64,7 @@ def engines(facts: Facts, rows: Sequence[Row], seconds: float) -> tuple[list[Pro
         Compile.name: f"{rest:.0%} of the time is outside matrix products, where fusion may help",
         Runtime.name: f"{rest:.0%} of the time is outside matrix products: a static graph fuses it and picks layouts",
         Quantize.name: f"{products:.0%} of the time is in matrix products, which INT8 instructions may do faster",
+        Swap.name: "a smaller network has fewer of all operations",
     }
     layouts, precisions, compilers = Layout.choices(facts), Precision.choices(facts), Compile.choices(facts)
     runtimes, quantizers = Runtime.choices(facts), Quantize.choices(facts)
@@ -70,6 +75,7 @@ def engines(facts: Facts, rows: Sequence[Row], seconds: float) -> tuple[list[Pro
         *itertools.product(runtimes, quantizers),
         *(itertools.product(layouts, compilers) if seconds >= COMPILE_SECONDS else ()),
     ]
+    wanted += [(student, *techniques) for student in students for techniques in [(), *wanted]]
     proposals: list[Proposal] = []
     refusals: dict[str, Refusal] = {}
     if seconds < COMPILE_SECONDS:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from hasten import artifact
 from hasten.diffusion import schedule
 from hasten.errors import BadInput
 from hasten.model import source as sources
@@ -25,6 +28,7 @@ from hasten.technique.precision import Precision
 from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
+from hasten.technique.swap import Swap
 
 FLOORS_DB = {Fidelity.EXACT: math.inf, Fidelity.NUMERIC: 80.0, Fidelity.LOSSY: 15.0}
 # What must be there before a technique can be: the plans that each is tried in.
@@ -36,7 +40,13 @@ PLANS = {
     "runtime": Plan((Runtime("float32", 1),)),
     "quantize": Plan((Runtime("float32", 1), Quantize(images=4))),
 }
+NAMES = {*PLANS, "swap"}
 PROBE = Sampler("ddim", 10, "uniform")
+
+
+def plan_of(name: str, source: Source) -> Plan:
+    """The plan that a technique is tried in."""
+    return Plan((Swap(str(source.folder)),)) if name == "swap" else PLANS[name]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +67,9 @@ def needs_other_machine(plan: Plan, facts: Facts) -> bool:
 @pytest.fixture
 def name(request: pytest.FixtureRequest, source: Source) -> str:
     """The name of a technique, where this machine can take its plan."""
-    if needs_other_machine(PLANS[request.param], source.build().facts):
-        pytest.skip(f"{PLANS[request.param].refusal(source.build().facts)}")
+    plan = plan_of(request.param, source)
+    if needs_other_machine(plan, source.build().facts):
+        pytest.skip(f"{plan.refusal(source.build().facts)}")
     return str(request.param)
 
 
@@ -68,13 +79,13 @@ def sqnr_db(reference: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def test_every_technique_is_tried() -> None:
-    assert {t.name for t in TECHNIQUES} == set(PLANS)
+    assert {t.name for t in TECHNIQUES} == NAMES
 
 
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=lambda kind: kind.name)
 def test_round_trip_of_every_choice(kind: type[Technique], source: Source) -> None:
     facts = source.build().facts
-    choices = kind.choices(facts)
+    choices = (Swap(str(source.folder)),) if kind is Swap else kind.choices(facts)
     assert choices
     for choice in choices:
         plan = Plan((choice,))
@@ -83,10 +94,10 @@ def test_round_trip_of_every_choice(kind: type[Technique], source: Source) -> No
         assert choice.refuse(facts) is None or needs_other_machine(plan, facts)
 
 
-@pytest.mark.parametrize("name", sorted(PLANS), indirect=True)
+@pytest.mark.parametrize("name", sorted(NAMES), indirect=True)
 def test_fidelity_is_as_declared(name: str, source: Source) -> None:
     """EXACT is bit-equal, NUMERIC over 80 dB, LOSSY still the same samples (15 dB on random weights)."""
-    plan = PLANS[name]
+    plan = plan_of(name, source)
     technique = plan.find(name)
     assert technique is not None
     case = draw(source.shape, 1, 4, seed=3, labels=source.labels).cases[0]
@@ -96,10 +107,10 @@ def test_fidelity_is_as_declared(name: str, source: Source) -> None:
     assert sqnr_db(base, changed) >= FLOORS_DB[technique.effects.fidelity]
 
 
-@pytest.mark.parametrize("name", sorted(PLANS), indirect=True)
+@pytest.mark.parametrize("name", sorted(NAMES), indirect=True)
 def test_properties_are_true_afterwards(name: str, source: Source) -> None:
     """What a technique breaks is gone, what it doesn't is there, as far as a target can show it."""
-    plan = PLANS[name]
+    plan = plan_of(name, source)
     target = plans.build(source, plan)
     holds = set(TORCH_PROPERTIES)
     for technique in plan.techniques:
@@ -114,10 +125,10 @@ def test_properties_are_true_afterwards(name: str, source: Source) -> None:
         openvino.convert(target.module, source.call, source.shape, source.num_labels is not None)
 
 
-@pytest.mark.parametrize("name", sorted(PLANS), indirect=True)
+@pytest.mark.parametrize("name", sorted(NAMES), indirect=True)
 def test_deterministic_as_declared(name: str, source: Source) -> None:
     case = draw(source.shape, 1, 2, seed=4, labels=source.labels).cases[0]
-    plan = PLANS[name]
+    plan = plan_of(name, source)
     if name == "compile":
         pytest.skip("compiled once already: test_fidelity_is_as_declared")
     first, second = (plans.build(source, plan).sample(case) for _ in range(2))
@@ -191,6 +202,40 @@ def test_bad_plans_are_one_line(text: str, words: str) -> None:
     assert words in str(caught.value)
     assert "plan.toml" in str(caught.value) or "sampler." in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def copied(source: Source, folder: Path, scale: float = 1.0) -> Path:
+    """The same model, maybe with other weights, somewhere else."""
+    shutil.copytree(source.folder, folder)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value * scale for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    return folder
+
+
+def test_a_swapped_network_answers_and_its_artifact_carries_it(source: Source, tmp_path: Path) -> None:
+    student = copied(source, tmp_path / "student", 0.9)
+    case = draw(source.shape, 1, 2, seed=4, labels=source.labels).cases[0]
+    plan = Plan((Swap(str(student)), Runtime(), PROBE))
+    assert plan.label == ["DDIM 10 steps", "OpenVINO float32", "student " + "/".join(student.parts[-2:])]
+    theirs = plans.build(sources.load(student), Plan((Runtime(), PROBE))).sample(case)
+    assert sqnr_db(theirs, plans.build(source, plan).sample(case)) > 100.0
+    folder = artifact.save(tmp_path / "artifact", source, plan)
+    shutil.rmtree(student)
+    assert artifact.verify(folder).problems == ()
+    assert sqnr_db(theirs, artifact.load(folder)[0].sample(case)) > 100.0
+
+
+def test_a_network_that_can_not_take_the_place(source: Source, other_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="has another schedule than the model; drop swap"):
+        plans.build(source, Plan((Swap(str(other_folder)),)))
+    student = copied(source, tmp_path / "student", 0.7)  # such weights were never prepared
+    swap = Swap(str(student))
+    shutil.rmtree(student)
+    copied(source, student, 0.5)
+    with pytest.raises(BadInput, match="has other weights than the plan names"):
+        plans.build(source, Plan((swap,)))
+    with pytest.raises(BadInput, match="does not exist"):
+        Swap(str(tmp_path / "nowhere"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from hasten.errors import BadInput
 from hasten.files import write_text
 from hasten.report import page, words
 from hasten.report.profile_text import cost, intensity, reached
@@ -38,9 +40,13 @@ class Box:
 
 
 def write(folder: Path) -> Path:
-    """Write ``folder/profile.html`` from ``folder/profile.json``."""
-    path = folder / "profile.html"
-    write_text(path, render(json.loads((folder / "profile.json").read_text(encoding="utf-8"))))
+    """Write ``folder/profile.html`` from ``folder/profile.json``.  Raises BadInput when it is none."""
+    path, read = folder / "profile.html", folder / "profile.json"
+    try:
+        page_text = render(json.loads(read.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, UndefinedError) as error:
+        raise BadInput(f"{read} can't be shown ({error}); make it again with hasten profile") from error
+    write_text(path, page_text)
     return path
 
 

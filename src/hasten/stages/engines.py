@@ -19,6 +19,7 @@ from hasten.stages.run import SEARCH, Run
 from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
+from hasten.technique.swap import Swap
 
 ENGINES_END = 0.22  # the share of the time by whose end no further round begins
 KEPT_ENGINES = 2
@@ -102,10 +103,15 @@ def told(run: Run, detail: str, plan: Plan) -> pair.Builder:
 
 
 def keep(engines: list[Engine]) -> list[Engine]:
-    """What the search chooses from: the fastest engines, and the fastest of those that hardly change the samples."""
+    """What the search chooses from: of each network the fastest engines, and of all the fastest that hardly changes the
+    samples."""
     ranked = sorted((e for e in engines if e.ratio is not None), key=lambda e: e.ratio or 0.0)
+    networks: dict[Technique | None, list[Engine]] = {}
+    for engine in ranked:
+        networks.setdefault(engine.plan.find(Swap.name), []).append(engine)
+    fastest = [engine for found in networks.values() for engine in found[:KEPT_ENGINES]]
     close = [e for e in ranked if e.drift_db is None or e.drift_db >= CLOSE_DB]
-    return list(dict.fromkeys([*ranked[:KEPT_ENGINES], *close[:1]]))
+    return list(dict.fromkeys([*fastest, *close[:1]]))
 
 
 def faithful(run: Run, engines: list[Engine], *techniques: Technique) -> Target:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hasten.stages.finals import Confirmed
 from hasten.stages.run import REFERENCE, SEARCH, Progress, Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
+from hasten.technique.swap import Swap
 
 TRIALS = 2  # what a trial of the history holds; counted up when that changes
 SEARCH_END = 0.34  # the share of the time by whose end no further trial begins
@@ -50,11 +52,13 @@ def optimize(
     command: str = "hasten.optimize(...)",
     progress: Progress | None = None,
     features: Features | None = None,
+    students: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Find the fastest plan whose loss of quality stays within ``budget``, prove it, and save it under ``out``.
 
     ``budget`` is the relative rise of the distance to the data that is allowed (0.02 is 2 %); without data, of the
     distance to the model's own converged samples.  ``features``, if given, take the place of the network's own.
+    ``students``: model folders whose networks may take the model's place (:func:`hasten.distill.student.distill`).
     ``seconds`` bounds the whole run.  ``out`` gets ``result.json``, ``plan.toml``, ``artifact/``, ``samples.npz`` and
     ``history.jsonl``; what result.json holds is returned.  The first
     Ctrl-C ends the search and verifies the best plan so far in the fewest rounds, the second one leaves; ``resume``
@@ -69,18 +73,19 @@ def optimize(
         raise BadInput(f"{source.name} makes samples of shape {source.shape}, data {data.name} has {data.shape}")
     with guard.holding(out), guard.stopping() as stopped:
         run = Run(source, data, out, budget, seconds, images_per_case, seed, progress or (lambda *_: None), stopped)
-        check_same(run, resume, None if features is None else features.name)
-        return _optimize(run, command, features)
+        swaps = [Swap(str(folder)) for folder in students]
+        check_same(run, resume, None if features is None else features.name, [swap.weights for swap in swaps])
+        return _optimize(run, command, features, swaps)
 
 
-def _optimize(run: Run, command: str, features: Features | None) -> dict[str, Any]:
+def _optimize(run: Run, command: str, features: Features | None, students: list[Swap]) -> dict[str, Any]:
     source = run.source
     run.say("profile", "one network evaluation by kind of module")
     target = source.build()
     peaks = roofline.peaks(source.device, fingerprint(environment()))
     rows = engines.profile_network(target, run.workload(SEARCH, 1), peaks)
 
-    proposals, refusals = propose.engines(target.facts, rows, run.seconds)
+    proposals, refusals = propose.engines(target.facts, rows, run.seconds, students)
     tried = engines.try_engines(run, proposals)
     named = {engine.name: engine for engine in tried}
     kept = [engine.name for engine in engines.keep(tried)]
@@ -166,7 +171,7 @@ def record(run: Run, confirmed: Confirmed, made: dict[str, Any]) -> None:
     made["warnings"] += [unwritten] if unwritten else []
 
 
-def check_same(run: Run, resume: bool, features: str | None) -> None:
+def check_same(run: Run, resume: bool, features: str | None, students: list[str]) -> None:
     """Write down what the history of ``out`` belongs to; raise BadInput when it belongs to something else."""
     path = run.out / "run.json"
     mine = {
@@ -174,6 +179,7 @@ def check_same(run: Run, resume: bool, features: str | None) -> None:
         "weights": run.source.weight_hash,
         "device": run.source.device,
         "features": features,
+        "students": students,
         "guidance": run.source.guidance,
         "data": None if run.data is None else run.data.name,
         "batch": run.images_per_case,

@@ -4,7 +4,8 @@ Compatibility is an effect system: a technique names its stage, what must hold b
 it, and the exclusive slots that it takes.  :meth:`hasten.technique.plan.Plan.refusal` walks the stages.
 
 Properties: ``torch_module`` (a torch module does the work), ``float_weights``, ``float32``, ``trainable``,
-``exportable``, ``deterministic``, ``openvino_graph``.  Slots: ``sampler``, ``weight_format``, ``layout``, ``graph``.
+``exportable``, ``deterministic``, ``openvino_graph``.  Slots: ``network``, ``sampler``, ``weight_format``, ``layout``,
+``graph``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hasten.model.target import Facts, Target
 class Stage(IntEnum):
     """The order in which techniques are applied."""
 
+    NETWORK = 5
     LAYOUT = 10
     PRECISION = 20
     RUNTIME = 30

@@ -25,8 +25,9 @@ from hasten.technique.precision import Precision
 from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
+from hasten.technique.swap import Swap
 
-TECHNIQUES: tuple[type[Technique], ...] = (Layout, Precision, Runtime, Quantize, Compile, Sampler)
+TECHNIQUES: tuple[type[Technique], ...] = (Swap, Layout, Precision, Runtime, Quantize, Compile, Sampler)
 
 
 @dataclass(frozen=True)
