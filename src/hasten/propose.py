@@ -19,6 +19,7 @@ from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
+from hasten.technique.upsampling import Upsampling
 
 COMPILE_SECONDS = 600.0
 PRODUCTS = ("Conv", "Linear", "attention")
@@ -59,6 +60,7 @@ def engines(
     products = sum(row.share for row in rows if row.name.startswith(PRODUCTS))
     rest = 1.0 - products
     reasons = {
+        Upsampling.name: "convolutions after upsampling multiply 4/9 as often as one with it",
         Layout.name: f"{products:.0%} of the time is in matrix products that channels-last kernels may do faster",
         Precision.name: f"{products:.0%} of the time is in matrix products, at half the bytes in bf16",
         Compile.name: f"{rest:.0%} of the time is outside matrix products, where fusion may help",
@@ -75,6 +77,10 @@ def engines(
         *itertools.product(runtimes, quantizers),
         *(itertools.product(layouts, compilers) if seconds >= COMPILE_SECONDS else ()),
     ]
+    if facts.upsamplers:  # where the batch is cut most, which is where the time goes
+        most = max((each.streams for each in runtimes), default=1)
+        fused = [techniques for techniques in wanted if Runtime(streams=most, precision="float32") in techniques]
+        wanted += [(each, *techniques) for each in Upsampling.choices(facts) for techniques in fused]
     wanted += [(student, *techniques) for student in students for techniques in [(), *wanted]]
     proposals: list[Proposal] = []
     refusals: dict[str, Refusal] = {}

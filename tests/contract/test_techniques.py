@@ -29,11 +29,13 @@ from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
+from hasten.technique.upsampling import Upsampling
 
 FLOORS_DB = {Fidelity.EXACT: math.inf, Fidelity.NUMERIC: 80.0, Fidelity.LOSSY: 15.0}
 # What must be there before a technique can be: the plans that each is tried in.
 PLANS = {
     "sampler": Plan((Sampler("dpmpp_2m", 10, "uniform"),)),
+    "upsampling": Plan((Upsampling(),)),
     "layout": Plan((Layout(),)),
     "precision": Plan((Precision(),)),
     "compile": Plan((Compile(),)),

@@ -7,6 +7,7 @@ a time.  So a student begins as its teacher, pruned, and recovery and distillati
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,8 @@ def distill(
         folder = Path(student)
         if not folder.is_dir():
             folder = out / "student"
-            if not folder.exists():  # a run that was stopped here has it
+            if not (folder / "model_index.json").exists():  # a run that was stopped after this has it
+                shutil.rmtree(folder, ignore_errors=True)
                 size, channels = source.shape[-1], source.shape[0]
                 prune(source, asked(student), "taylor", loader.by_name(data, size, channels=channels), folder)
         made = recipe_of(source, folder, data, seconds, seed, batch_size)

@@ -19,6 +19,7 @@ from hasten.environment import check_device
 from hasten.errors import BadInput, did_you_mean
 from hasten.model.config import read_folder, schedule_of
 from hasten.model.target import Call, Facts, Target, TorchNetwork
+from hasten.model.upsample import upsamplers
 from hasten.model.weights import build_network, weight_hash
 
 BASELINE_SOLVER = "ddim"
@@ -148,6 +149,7 @@ def facts(source: Source, module: torch.nn.Module) -> Facts:
         num_labels=source.num_labels,
         null_label=source.null_label,
         kinds=tuple(sorted(leaves.items())),
+        upsamplers=len(upsamplers(module)),
     )
 
 

@@ -52,7 +52,8 @@ class Facts:
     """What techniques and reports need to know of a model.
 
     ``shape`` of one sample; ``parameters`` counted; ``weight_bytes`` in memory; ``num_labels`` includes the null label;
-    ``null_label`` stands for "no class"; ``kinds`` counts leaf modules by class name.
+    ``null_label`` stands for "no class"; ``kinds`` counts leaf modules by class name, ``upsamplers`` those that can be
+    fused (:mod:`hasten.model.upsample`).
     """
 
     shape: tuple[int, ...]
@@ -62,6 +63,7 @@ class Facts:
     num_labels: int | None
     null_label: int | None
     kinds: tuple[tuple[str, int], ...]
+    upsamplers: int = 0
 
     @property
     def convolutional(self) -> bool:

@@ -29,6 +29,7 @@ class Stage(IntEnum):
     """The order in which techniques are applied."""
 
     NETWORK = 5
+    UPSAMPLING = 8
     LAYOUT = 10
     PRECISION = 20
     RUNTIME = 30

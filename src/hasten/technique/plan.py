@@ -26,8 +26,11 @@ from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
+from hasten.technique.upsampling import Upsampling
 
-TECHNIQUES: tuple[type[Technique], ...] = (Swap, Layout, Precision, Runtime, Quantize, Compile, Sampler)
+TECHNIQUES: tuple[type[Technique], ...] = (
+    Swap, Upsampling, Layout, Precision, Runtime, Quantize, Compile, Sampler,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

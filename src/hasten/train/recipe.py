@@ -140,6 +140,7 @@ class TrainSection(Section):
     # speed
     autotune: bool = False
     channels_last: bool = True
+    fused_upsampling: bool = False
     compile: bool = False
     threads: int | None = Field(None, ge=1, le=1024)
 

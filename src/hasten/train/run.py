@@ -17,7 +17,7 @@ from hasten.data.latents import encoded
 from hasten.data.loader import Batch, Loader, by_name
 from hasten.diffusion.loss import WEIGHTINGS
 from hasten.model import source as sources
-from hasten.model import vae
+from hasten.model import upsample, vae
 from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.train import autotune, average, memory, network, normalise, optimizers, planner, precision, state
@@ -184,6 +184,8 @@ def prepare(
     module = source.module().to(options.device)
     if options.weight_norm == "parametrized":
         normalise.parametrize_(module)
+    if options.fused_upsampling:
+        upsample.fuse_(module, frozen=False)
     module.requires_grad_(True).train()
     dtype = precision.cast_(module, options.precision)
     setting = autotune.settings(module, options.threads, options.channels_last)[0]
