@@ -62,7 +62,7 @@ def engines(
     reasons = {
         Upsampling.name: "convolutions after upsampling multiply 4/9 as often as one with it",
         Layout.name: f"{products:.0%} of the time is in matrix products that channels-last kernels may do faster",
-        Precision.name: f"{products:.0%} of the time is in matrix products, at half the bytes in bf16",
+        Precision.name: f"{products:.0%} of the time is in matrix products, at half the bytes in 16 bits",
         Compile.name: f"{rest:.0%} of the time is outside matrix products, where fusion may help",
         Runtime.name: f"{rest:.0%} of the time is outside matrix products: a static graph fuses it and picks layouts",
         Quantize.name: f"{products:.0%} of the time is in matrix products, which INT8 instructions may do faster",

@@ -216,8 +216,8 @@ def _why(there: Mapping[str, Any] | None, here: Mapping[str, Any]) -> str:
     """What made the fingerprints differ, and what to use instead."""
     if there is None:
         return "by another recipe or from other data; use those"
-    was = {(part, key): value for part, section in there.items() for key, value in section.items()}
-    now = {(part, key): value for part, section in here.items() for key, value in section.items()}
+    was = {(part, key): value for part, section in there.items() for key, value in (section or {}).items()}
+    now = {(part, key): value for part, section in here.items() for key, value in (section or {}).items()}
     fields = [
         f"{part}.{key} was {was.get((part, key))!r} and is {now.get((part, key))!r}"
         for part, key in sorted(was.keys() | now.keys())
