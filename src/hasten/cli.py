@@ -14,6 +14,7 @@ import click
 
 from hasten import __version__, console
 from hasten.errors import BadInput, HastenError
+from hasten.files import num_bytes
 
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random numbers.")
 OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
@@ -39,17 +40,23 @@ class Seconds(click.ParamType[float]):
         return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-class Budget(click.ParamType[float]):
-    """``quality=2%`` as 0.02."""
+class Budget(click.ParamType[tuple[str, float]]):
+    """``quality=2%`` as 0.02 of quality, ``memory=500MB`` and ``size=5MB`` as bytes."""
 
     name = "budget"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The relative loss that ``value`` allows."""
-        found = re.fullmatch(r"quality=(\d+(?:\.\d+)?)%", str(value))
-        if not found:
-            self.fail(f"{value!r} is no budget; write quality=2%", param, ctx)
-        return float(found[1]) / 100
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """What is bounded, and by how much."""
+        if isinstance(value, tuple):
+            return value
+        kind, _, amount = str(value).partition("=")
+        percent = re.fullmatch(r"(\d+(?:\.\d+)?)%", amount)
+        if kind == "quality" and percent:
+            return kind, float(percent[1]) / 100
+        size = num_bytes(amount) if kind in ("memory", "size") else None
+        if not size:
+            self.fail(f"{value!r} is no budget; write quality=2%, memory=500MB or size=5MB", param, ctx)
+        return kind, size
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -70,15 +77,23 @@ def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
     """Optimise the bundled emoji model against the bundled data."""
     from hasten.model import bundled
 
-    _optimize("hasten demo", str(bundled.folder()), "emoji", out, 0.02, 240.0, 16, seed, resume, 1.0, as_json)
+    budgets, folder = (("quality", 0.02),), str(bundled.folder())
+    _optimize("hasten demo", folder, "emoji", out, budgets, "throughput", 240.0, 16, seed, resume, 1.0, as_json)
 
 
 @cli.command()
 @click.argument("source")
 @click.option("--data", help="What to judge quality by: emoji, digits or a folder of images.")
-@click.option("--budget", default="quality=2%", show_default=True, type=Budget(), help="Loss of quality allowed.")
+@click.option(
+    "--budget", "budgets", default=["quality=2%"], multiple=True, show_default=True, type=Budget(),
+    help="What a plan may lose or need: quality=2%, memory=500MB, size=5MB; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--goal", default="throughput", show_default=True, type=click.Choice(["throughput", "latency", "memory", "size"]),
+    help="What is made small: time per image of a batch or alone, peak memory, bytes on disk.",
+)  # fmt: skip
 @click.option("--time", "seconds", default="5m", show_default=True, type=Seconds(), help="Time for the whole run.")
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
+@click.option("--batch", type=click.IntRange(1, 4096), help="Images sampled at once: 16; 1 with --goal latency.")
 @click.option("--student", "students", multiple=True, help="A model folder that may take SOURCE's place; repeatable.")
 @FEATURES
 @DEVICE
@@ -90,9 +105,10 @@ def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
 def optimize(
     source: str,
     data: str | None,
-    budget: float,
+    budgets: tuple[tuple[str, float], ...],
+    goal: str,
     seconds: float,
-    batch: int,
+    batch: int | None,
     students: tuple[str, ...],
     features: str | None,
     device: str,
@@ -102,11 +118,18 @@ def optimize(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Make a model faster, keep its quality, and prove it."""
+    """Make a model faster or smaller, keep its quality, and prove it.
+
+    Of all plans of which none beats another in time, loss, memory and size, --out gets one file each in front/, for
+    hasten apply.
+    """
     words = [f" --data {data}" if data else "", *(f" --student {student}" for student in students)]
-    command = f"hasten optimize {source}{''.join(words)} --budget quality={budget:.3%} --out {out}"
+    words += [
+        f" --budget {kind}={f'{most:.3%}' if kind == 'quality' else f'{most / 1e6:g}MB'}" for kind, most in budgets
+    ]
+    command = f"hasten optimize {source}{''.join(words)} --goal {goal} --out {out}"
     _optimize(
-        command, source, data, out, budget, seconds, batch, seed, resume, guidance, as_json, features, device,
+        command, source, data, out, budgets, goal, seconds, batch, seed, resume, guidance, as_json, features, device,
         students,
     )  # fmt: skip
 
@@ -453,9 +476,10 @@ def _optimize(
     source: str,
     data: str | None,
     out: Path,
-    budget: float,
+    budgets: tuple[tuple[str, float], ...],
+    goal: str,
     seconds: float,
-    batch: int,
+    batch: int | None,
     seed: int,
     resume: bool,
     guidance: float,
@@ -468,8 +492,8 @@ def _optimize(
 
     with console.progress() as progress:
         result = commands.optimize(
-            command, source, data, out, budget, seconds, batch, seed, resume, guidance, progress, features, device,
-            students,
+            command, source, data, out, {"quality": 0.02, **dict(budgets)}, goal, seconds, batch, seed, resume,
+            guidance, progress, features, device, students,
         )  # fmt: skip
     click.echo(json.dumps(result) if as_json else console.summary(result, out))
     if result["interrupted"]:

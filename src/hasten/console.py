@@ -128,6 +128,9 @@ def summary(result: dict[str, Any], out: Path) -> str:
     adds = ", ".join(f"{row['label']} {row['ratio']:.2g}x" for row in result["attribution"])
     if adds:
         lines.append(f"{'each adds':<12}{adds}   (removed one at a time)")
+    fronts = sum(row["front"] is not None for row in result["candidates"])
+    if fronts > 1:
+        lines.append(f"{'front':<12}{fronts} plans, none better than another in all; hasten apply {out}/front/1.toml")
     for n, row in enumerate(result["refused"]):
         lines.append(f"{'refused' if n == 0 else '':<12}{row['label']}: {row['reason']}")
     lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]

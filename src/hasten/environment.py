@@ -19,7 +19,7 @@ from typing import Any
 
 from hasten.errors import BadInput
 
-PACKAGES = ("torch", "diffusers", "openvino", "nncf", "optuna", "numpy", "safetensors")
+PACKAGES = ("torch", "diffusers", "openvino", "nncf", "numpy", "safetensors")
 CPU_FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_tile"),
     *("asimd", "asimddp", "bf16", "i8mm", "sve"),

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hasten.errors import BadInput
+
+UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def num_bytes(text: str) -> int | None:
+    """``1.5 GiB``, ``500MB`` or ``800B`` in bytes; None for what is no size."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMG]?i?B)", text)
+    return int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else None
 
 
 @contextmanager

@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hasten.diffusion import solvers
 from hasten.measure.profile import Row
 from hasten.model.target import Facts
-from hasten.search.space import Point, Space
+from hasten.search.space import Cost, Space
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Technique
 from hasten.technique.layout import Layout
@@ -23,13 +22,6 @@ from hasten.technique.upsampling import Upsampling
 
 COMPILE_SECONDS = 600.0
 PRODUCTS = ("Conv", "Linear", "attention")
-FIRST = (
-    ("unipc", 8, "logsnr"),
-    ("unipc", 10, "logsnr"),
-    ("dpmpp_2m", 8, "logsnr"),
-    ("dpmpp_2m", 10, "logsnr"),
-    ("unipc", 12, "logsnr"),
-)
 
 
 @dataclass(frozen=True)
@@ -99,26 +91,8 @@ def engines(
     return proposals, [refusal for name, refusal in refusals.items() if name not in tried]
 
 
-def space(facts: Facts, engine_names: Sequence[str]) -> tuple[Space, list[Point]]:
-    """What is searched (engine, solver, network evaluations, time grid) and the points to try first, best first."""
+def space(facts: Facts, costs: Sequence[Cost], ranked_on: str) -> Space:
+    """What is searched: the engines that were kept, and solvers with time grids and numbers of evaluations."""
     samplers = Sampler.choices(facts)
-    dimensions = (
-        ("engine", tuple(engine_names)),
-        ("solver", tuple(dict.fromkeys(s.solver for s in samplers))),
-        ("steps", tuple(sorted({s.steps for s in samplers}))),
-        ("grid", tuple(dict.fromkeys(s.grid for s in samplers))),
-    )
-    first = [
-        {"engine": engine, "solver": solver, "steps": steps, "grid": grid}
-        for solver, steps, grid in FIRST
-        for engine in engine_names[:1]
-    ]
-    return Space(dimensions), first
-
-
-def sampler_reason(evaluations: int, sampler: Sampler) -> str:
-    """Why fewer steps may pay."""
-    return (
-        f"{solvers.LABELS[sampler.solver]} asks the network {sampler.steps} times where the baseline asks "
-        f"{evaluations} times: at most {evaluations / sampler.steps:.1f}x"
-    )
+    tables = tuple(dict.fromkeys((s.solver, s.grid) for s in samplers))
+    return Space(tuple(costs), ranked_on, tables, tuple(sorted({s.steps for s in samplers})))

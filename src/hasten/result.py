@@ -87,6 +87,9 @@ def write(
     attribution: list[dict[str, Any]],
     noise_floor: Comparison,
     trials: list[dict[str, Any]],
+    searched: dict[str, Any],
+    goal: str,
+    limits: dict[str, float | None],
     proposals: list[tuple[str, str]],
     refusals: list[Refusal],
     rows: Sequence[Row],
@@ -131,6 +134,7 @@ def write(
         "quality": quality.to_json() | {"drift_db_converged": converged},
         "attribution": attribution,
         "candidates": trials,
+        "search": {"goal": goal, "limits": limits, **searched},
         "proposed": [{"label": label, "reason": reason} for label, reason in proposals],
         "refused": [asdict(refusal) for refusal in refusals],
         "profile": {

@@ -85,12 +85,13 @@ class Speedup(Ratio):
 
 
 class Part(Ratio):
-    """What one technique adds: the speed-up lost when it alone is taken away."""
+    """What one technique adds: the speed-up lost when it alone is taken away; ``share``: Shapley's."""
 
     technique: str = ""
     label: str = ""
     removed: list[str] = []
     verdict: str = "UNDECIDED"
+    share: Ratio | None = None
 
 
 class BreakEven(Block):
@@ -150,6 +151,8 @@ class Candidate(Block):
     loss: float | None = None
     drift_db: float | None = None
     evaluations: int | None = None
+    weight_bytes: float | None = None
+    front: str | None = None
     ok: bool = True
     failure: str | None = None
 

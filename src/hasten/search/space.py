@@ -1,40 +1,56 @@
-"""What can be searched: a few dimensions, each with a list of values.  No torch."""
+"""What is searched: ways to run the network, whose cost is known, and samplers, whose error is to be found.  No torch.
+
+A plan's cost is that of one evaluation on its engine times its evaluations, and its error hardly depends on the engine;
+so the space is a product of two short lists, not one long one.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 Point = dict[str, Any]
+ALL = 0  # "images" of a point that is judged on all search cases
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An engine: ``figure`` is what the goal minimises whatever the sampler (bytes; 0 where that is time alone), and
+    ``seconds`` what an evaluation takes for one image."""
+
+    engine: str
+    figure: float
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Space:
-    """``dimensions``: name and values (strings or numbers) of each."""
+    """``costs`` of the engines, the cheapest first; ``ranked_on``: the engine that samplers are ranked on; ``tables``:
+    solvers with their time grids, the likeliest first; ``steps``: numbers of evaluations, ascending."""
 
-    dimensions: tuple[tuple[str, tuple[Any, ...]], ...]
+    costs: tuple[Cost, ...]
+    ranked_on: str
+    tables: tuple[tuple[str, str], ...]
+    steps: tuple[int, ...]
 
-    def __len__(self) -> int:
-        """How many points there are."""
-        size = 1
-        for _, values in self.dimensions:
-            size *= len(values)
-        return size
+    def cost(self, engine: str, steps: int) -> tuple[float, float]:
+        """What is minimised: the goal's figure, then seconds."""
+        cost = next(each for each in self.costs if each.engine == engine)
+        return cost.figure, cost.seconds * steps
 
     def holds(self, point: Point) -> bool:
-        """Whether ``point`` names each dimension with one of its values."""
-        return {name for name, _ in self.dimensions} == set(point) and all(
-            point[name] in values for name, values in self.dimensions
+        """Whether ``point`` is one of this space."""
+        return (
+            point.get("engine") in {cost.engine for cost in self.costs}
+            and (point.get("solver"), point.get("grid")) in self.tables
+            and point.get("steps") in self.steps
         )
 
-    def points(self) -> Iterator[Point]:
-        """All points, the first dimension slowest."""
-        names = [name for name, _ in self.dimensions]
-        for values in itertools.product(*(values for _, values in self.dimensions)):
-            yield dict(zip(names, values, strict=True))
+
+def point(engine: str, table: tuple[str, str], steps: int, images: int) -> Point:
+    """A sampler on an engine, and how many images it is judged by (ALL: all search cases)."""
+    return {"engine": engine, "solver": table[0], "grid": table[1], "steps": steps, "images": images}
 
 
 def key(point: Point) -> str:

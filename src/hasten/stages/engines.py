@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from hasten.errors import HastenError
+from hasten.files import write_text
 from hasten.measure import pair, quality
+from hasten.measure.memory import peak_bytes
 from hasten.measure.profile import Row, profile
 from hasten.measure.roofline import Peaks
-from hasten.measure.stats import FEWEST_ROUNDS
+from hasten.measure.stats import FEWEST_ROUNDS, Interval, Verdict, median_ratio, verdict
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import Workload
 from hasten.propose import Proposal, Refusal
+from hasten.result import ONCE
 from hasten.runtime import openvino
 from hasten.stages.run import SEARCH, Run
+from hasten.technique import plan as plans
 from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
@@ -27,22 +38,52 @@ KEPT_ENGINES = 2
 CLOSE_DB, FAITHFUL_DB = 45.0, 60.0
 CONVERGED = Sampler("unipc", 60, "logsnr")  # its samples are over 50 dB from those of 100 steps (LOG.md)
 STEP_PROBE = Sampler("ddim", 2, "uniform")
+BASELINE = "the baseline's own engine"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A way to run the network, tried: seconds per evaluation of a case, engine/eager, and its drift in dB."""
+    """A way to run the network, tried.
+
+    ``seconds`` of one evaluation for one image, by round (rounds are the same for all engines); ``drift_db`` from
+    eager; ``weight_bytes`` on disk of the network that it runs; ``peak_bytes`` where memory was asked for.
+    """
 
     plan: Plan
     reason: str
-    ratio: float | None
+    seconds: tuple[float, ...]
     drift_db: float | None
     failure: str = ""
+    weight_bytes: int | None = None
+    peak_bytes: int | None = None
 
     @property
     def name(self) -> str:
         """What the search calls it."""
         return " + ".join(t.label for t in self.plan.techniques) or "PyTorch eager"
+
+    @property
+    def median_seconds(self) -> float:
+        """Over the rounds; infinite for an engine that failed."""
+        ordered = sorted(self.seconds)
+        return ordered[len(ordered) // 2] if ordered else math.inf
+
+    def against(self, other: Engine) -> Interval:
+        """The ratio of this engine's time to the other's, over the rounds that both made."""
+        rounds = min(len(self.seconds), len(other.seconds))
+        return median_ratio(other.seconds[:rounds], self.seconds[:rounds])
+
+    def figure(self, goal: str) -> float:
+        """What the goal minimises before seconds: bytes, or 0 where it is seconds."""
+        known = {"size": self.weight_bytes, "memory": self.peak_bytes}
+        if goal not in known:
+            return 0.0
+        found = known[goal]
+        return math.inf if found is None else float(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "plan": self.plan.to_list()}
 
 
 def profile_network(target: Target, workload: Workload, peaks: Peaks) -> tuple[Row, ...]:
@@ -69,78 +110,173 @@ def profile_engine(run: Run, plan: Plan) -> tuple[Row, ...] | None:
 
 
 def try_engines(run: Run, proposals: list[Proposal]) -> list[Engine]:
-    """Each engine against eager on two-evaluation samples of the same case, all interleaved in the same rounds."""
-    builders: dict[str, pair.Builder] = {"eager": lambda: run.build(Plan((STEP_PROBE,)))}
-    engines = {Engine(p.plan, p.reason, None, None).name: p for p in proposals}
-    for name, proposal in engines.items():
-        builders[name] = told(run, f"preparing {name}", proposal.plan.plus(STEP_PROBE))
+    """Each engine against eager on two-evaluation samples of the same case, all interleaved in the same rounds.
+
+    What was measured is kept in ``engines.json``: a resumed run searches with the costs that it began with.
+    """
+    path = run.out / "engines.json"
+    if path.exists():
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Engine(**{**row, "plan": plans.from_list(row["plan"]), "seconds": tuple(row["seconds"])}) for row in rows
+        ]
+    tried = _tried(run, proposals)
+    write_text(path, json.dumps([engine.to_json() for engine in tried]) + "\n")
+    return tried
+
+
+def _tried(run: Run, proposals: list[Proposal]) -> list[Engine]:
+    engines = {Engine(p.plan, p.reason, (), None).name: p for p in proposals}
+    sizes: dict[str, int] = {}
+
+    def builder(name: str, plan: Plan) -> pair.Builder:
+        def build() -> Target:
+            run.say("engines", f"preparing {name}")
+            target, sizes[name] = run.built(plan.plus(STEP_PROBE))
+            return target
+
+        return build
+
+    builders = {"eager": builder("eager", Plan())}
+    builders |= {name: builder(name, proposal.plan) for name, proposal in engines.items()}
+    rounds_done, late = 0, run.over(ENGINES_END)
+
+    def on_round(done: int, rounds: int) -> None:
+        nonlocal rounds_done
+        rounds_done = done
+        run.say("engines", f"round {done} of {rounds}, {len(engines)} engines")
+
     comparisons = pair.compare_many(
         builders,
         "eager",
         run.workload(SEARCH, 1),
         rounds=FEWEST_ROUNDS,
         seed=run.seed,
-        stop=run.over(ENGINES_END),
-        on_round=lambda done, rounds: run.say("engines", f"round {done} of {rounds}, {len(engines)} engines"),
+        stop=lambda: rounds_done > 0 and late(),  # one round is made in any case: without it nothing has a cost
+        on_round=on_round,
     )
-    tried = [Engine(Plan(), "the baseline's own engine", 1.0, None)]
+    tried = [Engine(Plan(), BASELINE, (), None, weight_bytes=sizes.get("eager"))]
     for name, comparison in comparisons.items():
-        ratio = comparison.interval.ratio if comparison.interval else None
         failed = next((o.failure for o in comparison.observations if o.failure), "") or ""
         drift = quality.drift_db(comparison.samples_a[0], comparison.samples_b[0]) if comparison.samples_b else None
-        tried.append(Engine(engines[name].plan, engines[name].reason, None if failed else ratio, drift, failed))
+        tried[0] = replace(tried[0], seconds=tried[0].seconds or by_round(comparison, "eager"))
+        seconds = () if failed else by_round(comparison, name)
+        tried.append(Engine(engines[name].plan, engines[name].reason, seconds, drift, failed, sizes.get(name)))
+    if not tried[0].seconds:
+        raise HastenError(f"{run.source.name} could not be sampled as it is: {next(iter(comparisons.values())).reason}")
     return tried
 
 
-def told(run: Run, detail: str, plan: Plan) -> pair.Builder:
-    """A builder that says what it prepares."""
-
-    def builder() -> Target:
-        run.say("engines", detail)
-        return run.build(plan)
-
-    return builder
+def by_round(comparison: pair.Comparison, name: str) -> tuple[float, ...]:
+    """Seconds of one evaluation for one image, of the probe's two."""
+    rounds = {o.round: o.seconds / o.images / STEP_PROBE.steps for o in comparison.observations
+              if o.plan == name and o.seconds is not None and o.round >= 0}  # fmt: skip
+    return tuple(rounds[number] for number in sorted(rounds))
 
 
-def keep(engines: list[Engine]) -> list[Engine]:
-    """What the search chooses from: of each network the fastest engines, and of all the fastest that hardly changes the
-    samples."""
-    ranked = sorted((e for e in engines if e.ratio is not None), key=lambda e: e.ratio or 0.0)
+def keep(engines: Sequence[Engine], run: Run) -> list[Engine]:
+    """What the search chooses from: of each network the best engines by the run's goal, and of all the best one that
+    hardly changes the samples; within the budgets of memory and size, and none that a simpler one equals.
+
+    Raises HastenError when no engine is within them.
+    """
+    usable = [e for e in engines if e.seconds and not (run.size_bytes and (e.weight_bytes or 0) > run.size_bytes)]
+    if not usable:
+        least = min((e for e in engines if e.seconds), key=lambda e: e.weight_bytes or 0)
+        raise HastenError(
+            f"no plan is within --budget size={run.size_bytes or 0:.0f}B: the smallest ({least.name}) has "
+            f"{(least.weight_bytes or 0) / 1e6:.2f} MB; raise it"
+        )
+    usable = [e for e in usable if all(_pays(e, other, run.goal) for other in usable if _simpler(other, e))]
+    if run.memory_bytes is not None or run.goal == "memory":
+        usable = _within_memory(run, usable)
+    ranked = sorted(usable, key=lambda e: (e.figure(run.goal), e.median_seconds))
     networks: dict[Technique | None, list[Engine]] = {}
     for engine in ranked:
         networks.setdefault(engine.plan.find(Swap.name), []).append(engine)
-    fastest = [engine for found in networks.values() for engine in found[:KEPT_ENGINES]]
+    best = [engine for found in networks.values() for engine in found[:KEPT_ENGINES]]
     close = [e for e in ranked if e.drift_db is None or e.drift_db >= CLOSE_DB]
-    return list(dict.fromkeys([*fastest, *close[:1]]))
+    kept = list(dict.fromkeys([*best, *close[:1]]))
+    return sorted(kept, key=lambda e: (e.figure(run.goal), e.median_seconds))
+
+
+def _simpler(other: Engine, engine: Engine) -> bool:
+    """Whether ``other`` is ``engine`` without some of its techniques, on the same network."""
+    mine, theirs = engine.plan.techniques, other.plan.techniques
+    same = engine.plan.find(Swap.name) == other.plan.find(Swap.name)
+    return same and len(theirs) < len(mine) and all(technique in mine for technique in theirs)
+
+
+def _pays(engine: Engine, simpler: Engine, goal: str) -> bool:
+    """Whether what is added is worth it: less of what the goal asks for, or certainly faster."""
+    less = engine.figure(goal) < simpler.figure(goal)
+    return less or verdict(engine.against(simpler)) is Verdict.FASTER or len(engine.seconds) < FEWEST_ROUNDS
+
+
+def _within_memory(run: Run, engines: list[Engine]) -> list[Engine]:
+    """Engines with their measured peaks, the fastest first, until enough are within the budget.
+
+    Raises HastenError when none is, and when peaks can't be measured.
+    """
+    if run.source.folder is None:
+        raise HastenError("memory is measured in processes of their own, and a module of your own can't be built there")
+    most = math.inf if run.memory_bytes is None else run.memory_bytes
+    within: list[Engine] = []
+    least = math.inf
+    for engine in sorted(engines, key=lambda e: e.median_seconds):
+        if run.goal != "memory" and len(within) > KEPT_ENGINES:
+            break
+        run.say("engines", f"peak memory of {engine.name}")
+        peak = _peak(run, engine.plan.plus(STEP_PROBE))
+        least = min(least, peak)
+        if peak <= most:
+            within.append(replace(engine, peak_bytes=peak))
+    if not within:
+        raise HastenError(f"no plan is within --budget memory={most / 1e6:.0f}MB: the least is {least / 1e6:.0f}MB")
+    return within
+
+
+def _peak(run: Run, plan: Plan) -> int:
+    with tempfile.TemporaryDirectory(prefix=".peak.", dir=run.out) as folder:
+        path = Path(folder, "plan.toml")
+        plans.write(plan, path)
+        return peak_bytes(
+            [sys.executable, "-c", ONCE, f"{run.source.folder}+{path}", str(run.images_per_case)], timeout=300.0
+        )
+
+
+def closest(engines: Sequence[Engine]) -> Engine:
+    """The fastest of those kept that hardly change the samples, or the one that changes them least."""
+    close = [e for e in engines if e.drift_db is None or e.drift_db >= CLOSE_DB]
+    return min(close, key=lambda e: e.median_seconds) if close else max(engines, key=lambda e: e.drift_db or math.inf)
 
 
 def faithful(run: Run, engines: list[Engine], *techniques: Technique) -> Target:
     """The source on the fastest engine whose rounding is far below what is measured, where nothing is timed."""
-    faithful = [e for e in engines if e.ratio is not None and (e.drift_db is None or e.drift_db >= FAITHFUL_DB)]
-    fastest = min(faithful, key=lambda e: e.ratio or 0.0)
+    faithful = [e for e in engines if e.seconds and (e.drift_db is None or e.drift_db >= FAITHFUL_DB)]
+    fastest = min(faithful, key=lambda e: e.median_seconds)
     return run.build(fastest.plan.plus(*techniques))
 
 
 def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> list[Refusal]:
-    """Techniques that were tried and are not in the winner: how the best engine with each compares."""
+    """Techniques that were tried and are not in the winner: how the best engine with each compares, with the interval
+    of the rounds that both made."""
     network = [t for t in winner.techniques if not isinstance(t, Sampler)]
-    mine = next((e for e in engines if list(e.plan.techniques) == network), None)
+    mine = next((e for e in engines if list(e.plan.techniques) == network and e.seconds), None)
     refused = {refusal.label for refusal in known}
     rows = []
-    for engine in sorted(engines, key=lambda e: e.ratio if e.ratio is not None else math.inf):
+    for engine in sorted(engines, key=lambda e: e.median_seconds):
         for technique in engine.plan.techniques:
             if technique in network or technique.label in refused:
                 continue
             refused.add(technique.label)
             if engine.failure:
                 rows.append(Refusal(technique.name, technique.label, f"failed: {engine.failure}"))
-            elif mine is not None and mine.ratio and engine.ratio:
-                words = "slower" if engine.ratio > mine.ratio else "no slower, but not chosen,"
-                rows.append(
-                    Refusal(
-                        technique.name,
-                        technique.label,
-                        f"at best ({engine.name}) {words} than {mine.name} here ({mine.ratio / engine.ratio:.2f}x)",
-                    )
-                )
+            elif mine is not None and engine.seconds:
+                found = engine.against(mine).inverse()
+                words = {Verdict.FASTER: "faster, but no plan with it held", Verdict.SLOWER: "slower"}
+                said = words.get(verdict(engine.against(mine)), "dropped: no faster for certain")
+                interval = f"{found.ratio:.2f}x, {found.low:.2f} to {found.high:.2f}"
+                reason = f"{said}: {engine.name} is {interval} of {mine.name} here"
+                rows.append(Refusal(technique.name, technique.label, reason))
     return rows

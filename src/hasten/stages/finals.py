@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +15,14 @@ from hasten.errors import HastenError
 from hasten.measure import pair, quality
 from hasten.measure.pair import Comparison
 from hasten.measure.quality import Quality, Reference
-from hasten.measure.stats import FEWEST_ROUNDS, Verdict
+from hasten.measure.stats import FEWEST_ROUNDS, Verdict, median_ratio
 from hasten.model.target import Target
 from hasten.stages import enough
 from hasten.stages.engines import CONVERGED, Engine, faithful
-from hasten.stages.run import CONFIRM, MORE, Run
+from hasten.stages.run import CONFIRM, MORE, UNTIMED_BATCH, Run
+from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
+from hasten.technique.sampler import Sampler
 
 CONFIRM_END = 0.80  # the share of the time by whose end no further round begins, once there are enough
 MORE_END = 0.85  # and after which no further pairs are sampled for quality alone
@@ -74,13 +78,14 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference, engines: list
             baseline,
             candidate,
             builds(plan),
-            lambda cases: run.workload(MORE, cases),
+            lambda cases: run.workload(MORE, cases, UNTIMED_BATCH),
             budget=run.budget,
             # a finalist that is believed before this one and held is the winner already
             stop=lambda: any(held(one) for one in measured) or run.over(MORE_END)(),
             say=lambda detail: run.say("confirm", detail),
         )
-        measured.append(Confirmed(plan, comparison, judged, passed=comparison.verdict is Verdict.FASTER))
+        faster = comparison.verdict is Verdict.FASTER or run.goal in ("memory", "size")
+        measured.append(Confirmed(plan, comparison, judged, passed=faster))
     for verdict in HELD:
         for confirmed in measured:
             if held(confirmed) and confirmed.quality.verdict == verdict:
@@ -92,7 +97,7 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference, engines: list
 
 
 def held(confirmed: Confirmed) -> bool:
-    """Whether it is faster, and as good as the budget asks."""
+    """Whether it is faster, where that is the goal, and as good as the budget asks."""
     return confirmed.passed and confirmed.quality.verdict in HELD
 
 
@@ -107,19 +112,26 @@ def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, eng
 
 
 def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison, tuple[pair.Observation, ...]]:
-    """The winner against itself without each technique, and against itself as it is: the clock's noise floor.
+    """What each technique adds: the winner without it, and its share; and the winner against itself, the noise floor.
 
-    Cases have a quarter of the images: without its sampler the winner takes as many evaluations as the baseline.
+    A share is Shapley's: the mean, over all orders in which the techniques of the network can be added, of what this
+    one makes faster at its turn, round by round; shares multiply to the whole (Shapley 1953; orders that a plan refuses
+    don't count).  A sampler multiplies evaluations whatever the engine, so its share is what the winner loses without
+    it.  Cases have a quarter of the images: without its sampler the winner takes as many evaluations as the baseline.
     """
+    network = [t for t in winner.techniques if t.name != Sampler.name]
+    orders = _orders(network)
+    sets = {frozenset(order[:n]) for order in orders for n in range(len(order) + 1)}
     builders: dict[str, pair.Builder] = {
         "candidate": lambda: run.build(winner),
         "candidate again": lambda: run.build(winner),
     }
-    removed_with = {}
-    for technique in winner.techniques:
-        left, removed = winner.without(technique.name)
-        builders[f"without {technique.name}"] = lambda left=left: run.build(left)  # type: ignore[misc]
-        removed_with[technique.name] = (technique.label, removed)
+    whole = frozenset(t.name for t in network)
+    for names in sorted(sets - {whole}, key=sorted):
+        left = Plan(tuple(t for t in winner.techniques if t.name in names or t.name == Sampler.name))
+        builders[_named(names)] = lambda left=left: run.build(left)  # type: ignore[misc]
+    if winner.find(Sampler.name) is not None:
+        builders[f"without {Sampler.name}"] = lambda: run.build(Plan(tuple(network)))
     comparisons = pair.compare_many(
         builders,
         "candidate",
@@ -127,14 +139,56 @@ def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison,
         rounds=FEWEST_ROUNDS,
         seed=run.seed + 1,
         stop=run.stopped,
-        on_round=lambda done, rounds: run.say(
-            "attribute", f"round {done} of {rounds}: one technique removed at a time"
-        ),
+        on_round=lambda done, rounds: run.say("attribute", f"round {done} of {rounds}: techniques removed"),
     )
     rows = []
-    for name, (label, removed) in removed_with.items():
-        comparison = comparisons[f"without {name}"]
-        if comparison.interval is not None:
-            rows.append({"technique": name, "label": label, "removed": removed, **result.speedup(comparison, "times")})
+    for technique in winner.techniques:
+        left, removed = winner.without(technique.name)
+        kept = frozenset(t.name for t in left.techniques if t.name != Sampler.name)
+        name = f"without {Sampler.name}" if technique.name == Sampler.name else _named(kept)
+        if name not in comparisons or comparisons[name].interval is None:
+            continue
+        found = result.speedup(comparisons[name], "times")
+        share = {key: found[key] for key in ("ratio", "low", "high")}
+        if technique.name != Sampler.name:
+            share = _share(technique.name, orders, comparisons) or share
+        rows.append(
+            {"technique": technique.name, "label": technique.label, "removed": removed, **found, "share": share}
+        )
     log = {id(o): o for comparison in comparisons.values() for o in comparison.observations}
     return rows, comparisons["candidate again"], tuple(log.values())
+
+
+def _orders(network: list[Technique]) -> list[tuple[str, ...]]:
+    """The orders in which techniques can be added, every beginning a plan of its own."""
+    by_name = {t.name: t for t in network}
+    return [
+        order
+        for order in itertools.permutations(by_name)
+        if all(Plan(tuple(by_name[name] for name in order[:n])).stands for n in range(len(order) + 1))
+    ]
+
+
+def _named(names: frozenset[str]) -> str:
+    return f"with {', '.join(sorted(names)) or 'nothing'}"
+
+
+def _share(name: str, orders: list[tuple[str, ...]], comparisons: dict[str, Comparison]) -> dict[str, float] | None:
+    """Shapley's share of the speed-up; None where a plan on the way failed."""
+    seconds: dict[str, dict[int, float]] = {}
+    for other, comparison in comparisons.items():
+        for o in comparison.observations:
+            if o.seconds is not None and o.round >= 0 and o.plan in ("candidate", other):
+                seconds.setdefault(o.plan, {})[o.round] = o.seconds
+    whole = frozenset(orders[0])
+
+    def times(names: tuple[str, ...]) -> dict[int, float]:
+        return seconds.get("candidate" if frozenset(names) == whole else _named(frozenset(names)), {})
+
+    steps = [(times(order[: order.index(name)]), times(order[: order.index(name) + 1])) for order in orders]
+    rounds = sorted(set.intersection(*(set(part) for pair_ in steps for part in pair_)))
+    if not rounds:
+        return None
+    gains = [math.exp(sum(math.log(a[r] / b[r]) for a, b in steps) / len(steps)) for r in rounds]
+    found = median_ratio([1.0] * len(gains), gains)
+    return {"ratio": found.ratio, "low": found.low, "high": found.high}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hasten.data.array import Data
+from hasten.model.config import read_folder
 from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.model.workload import Workload, draw
@@ -16,13 +17,20 @@ from hasten.technique.plan import Plan
 
 # What cases are for: no two purposes share noise.
 SEARCH, CONFIRM, REFERENCE, MORE = 1, 2, 3, 4
+UNTIMED_BATCH = 32  # images at once where nothing is timed
+GOALS = ("throughput", "latency", "memory", "size")
 
 Progress = Callable[[str, str, float], None]
 
 
 @dataclass
 class Run:
-    """What the phases share: the input, the clock, whether Ctrl-C was pressed, and what was said on the way."""
+    """What the phases share: the input, the clock, whether Ctrl-C was pressed, and what was said on the way.
+
+    ``budget`` is the relative loss allowed, ``memory_bytes`` and ``size_bytes`` the most that a plan may need in memory
+    at its peak and on disk; what is minimised within those is the ``goal``: seconds per image of a batch
+    ("throughput") or of one image ("latency"), then "memory" or "size".
+    """
 
     source: Source
     data: Data | None
@@ -33,6 +41,9 @@ class Run:
     seed: int
     progress: Progress
     stopped: Callable[[], bool]
+    goal: str = "throughput"
+    memory_bytes: float | None = None
+    size_bytes: float | None = None
     began: float = field(default_factory=time.perf_counter)
     preparation_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
@@ -52,7 +63,15 @@ class Run:
 
     def build(self, plan: Plan) -> Target:
         """The source built again with ``plan`` applied; what had to be prepared is counted."""
+        return self.built(plan)[0]
+
+    def built(self, plan: Plan) -> tuple[Target, int]:
+        """The same, and the bytes on disk of the network that the plan runs: a prepared one, or the model's weights."""
         prepared = plans.prepare(self.source)
         target = plans.build(self.source, plan, prepared)
         self.preparation_seconds += prepared.seconds
-        return target
+        if prepared.used:
+            return target, sum(path.stat().st_size for path in prepared.used[-1].rglob("*") if path.is_file())
+        if self.source.folder is None:
+            return target, target.facts.weight_bytes
+        return target, sum(path.stat().st_size for path in read_folder(self.source.folder).weight_files)

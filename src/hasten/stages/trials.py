@@ -1,10 +1,9 @@
-"""Points of the search: measured on the search cases, scored, and turned into finalists."""
+"""Points of the search: samplers ranked by drift or judged by loss, and the judged ones turned into finalists."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,72 +11,108 @@ import torch
 from hasten.errors import HastenError
 from hasten.measure import quality
 from hasten.measure.quality import Reference, View
+from hasten.model.target import Target
 from hasten.model.workload import Workload
-from hasten.search.bayes import Trial
-from hasten.search.space import Point
-from hasten.stages.engines import Engine
+from hasten.search import factorised
+from hasten.search.factorised import Trial
+from hasten.search.space import ALL, Cost, Point, Space
+from hasten.stages.engines import CONVERGED, Engine, faithful
 from hasten.stages.run import Run
+from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
 
 FINALISTS = 3
 SAFER_DB = 1.5  # how much closer to the baseline the next finalist is
+FRONT = "front"  # the folder of its plans
 
 
-def evaluator(
-    run: Run, engines: dict[str, Engine], workload: Workload, baseline: View, reference: Reference
-) -> Callable[[Point], dict[str, Any]]:
-    """Measures a point of the search: seconds per image, drift and loss on the search cases."""
+class Bench:
+    """Where points are measured: search cases of eight images, and one target an engine.
 
-    def evaluate(point: Point) -> dict[str, Any]:
-        plan = as_plan(point, engines)
-        run.say("search", ", ".join(plan.label))
+    A sampler is but another table on the same network, so the targets are built, and compiled, once.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        engines: Sequence[Engine],
+        tried: list[Engine],
+        workload: Workload,
+        baseline: View,
+        reference: Reference,
+    ) -> None:
+        self.run, self.workload, self.baseline, self.reference = run, workload, baseline, reference
+        self.engines = {engine.name: engine for engine in engines}
+        self.targets: dict[str, Target] = {}
+        most = max(images for images, _ in factorised.RUNGS)
+        self.ranked = [case for case in workload.cases if case.index * workload.images_per_case < most]
+        self.tried = tried
+        self._converged: torch.Tensor | None = None
+
+    def evaluate(self, point: Point) -> dict[str, Any]:
+        """Drift from the converged samples where samplers are ranked, loss and drift from the baseline where a plan is
+        judged; ``failure`` where it could not be sampled."""
+        engine = self.engines[point["engine"]]
+        sampler = sampler_of(point)
+        doing = "judging" if point["images"] == ALL else "ranking"
+        self.run.say("search", f"{doing} {', '.join(as_plan(point, self.engines).label)}")
+        cases = self.workload.cases if point["images"] == ALL else self.ranked
         try:
-            target = run.build(plan)
-            first = target.sample(workload.cases[0])  # warms up: it is judged, but not timed
-            began = time.perf_counter()
-            rest = torch.cat([target.sample(case) for case in workload.cases[1:]])
-            seconds = (time.perf_counter() - began) / len(rest)
-            samples = torch.cat([first, rest])
+            target = self._target(engine)
+            target.table = sampler.table(target.schedule)
+            images = point["images"] or len(self.baseline)
+            samples = torch.cat([target.sample(case) for case in cases[: -(-images // self.workload.images_per_case)]])
         except HastenError as error:
             return {"failure": str(error)}
         if not torch.isfinite(samples).all():
             return {"failure": "samples are not finite"}
-        judged = quality.compare(reference, baseline, reference.view(samples), budget=run.budget)
-        return {
-            "seconds_per_image": seconds,
-            "evaluations": target.table.evaluations,
-            "loss": judged.loss,
-            "worst": judged.worst,
-            "drift_db": judged.drift_db,
-            "failure": None,
-        }
+        measured: dict[str, Any] = {"failure": None, "evaluations": target.table.evaluations}
+        if point["images"] != ALL:
+            return measured | {"drift_db": quality.drift_db(self.converged()[: len(samples)], samples)}
+        judged = quality.compare(self.reference, self.baseline, self.reference.view(samples), budget=self.run.budget)
+        return measured | {"loss": judged.loss, "worst": judged.worst, "drift_db": judged.drift_db}
 
-    return evaluate
+    def converged(self) -> torch.Tensor:
+        """The model's own converged samples of the cases that samplers are ranked on."""
+        if self._converged is None:
+            target = faithful(self.run, self.tried, CONVERGED)
+            self._converged = torch.cat([target.sample(case) for case in self.ranked])
+        return self._converged
+
+    def _target(self, engine: Engine) -> Target:
+        if engine.name not in self.targets:
+            self.targets[engine.name] = self.run.build(engine.plan)
+        return self.targets[engine.name]
+
+
+def costs(engines: Sequence[Engine], goal: str) -> list[Cost]:
+    """What each engine costs, in the order given."""
+    return [Cost(engine.name, engine.figure(goal), engine.median_seconds) for engine in engines]
+
+
+def sampler_of(point: Point) -> Sampler:
+    """The sampler of a point of the search."""
+    return Sampler(point["solver"], point["steps"], point["grid"])
 
 
 def as_plan(point: Point, engines: dict[str, Engine]) -> Plan:
     """The plan that a point of the search stands for."""
-    return engines[point["engine"]].plan.plus(Sampler(point["solver"], point["steps"], point["grid"]))
+    return engines[point["engine"]].plan.plus(sampler_of(point))
 
 
-def score(measured: dict[str, Any], budget: float) -> float | None:
-    """What the search minimises: log seconds, and a steep price on loss beyond the budget; None for a failure."""
-    if measured["failure"] is not None or measured["worst"] is None:
-        return None
-    return float(math.log(measured["seconds_per_image"]) + 20.0 * max(measured["worst"] - budget, 0.0))
-
-
-def choose(trials: list[Trial], engines: dict[str, Engine], budget: float) -> list[Plan]:
-    """The finalists in the order in which they will be believed: the fastest within budget, then safer, slower ones.
+def choose(space: Space, trials: list[Trial], engines: dict[str, Engine], budget: float) -> list[Plan]:
+    """The finalists in the order in which they will be believed: the best within budget, then safer, costlier ones.
 
     Raises HastenError when nothing on the search cases was within the budget.
     """
-    held = [t for t in trials if t.value is not None and t.measured["worst"] <= budget and t.point["engine"] in engines]
-    held.sort(key=lambda t: t.measured["seconds_per_image"])
+    held = factorised.best(space, trials, budget)
     if not held:
+        judged = [t.measured["worst"] for t in trials if t.judged]
+        closest = f", the closest lost {min(judged):.1%}" if judged else ""
         raise HastenError(
-            f"none of {len(trials)} plans stayed within a quality budget of {budget:.0%}; raise --budget or --time"
+            f"none of {len(judged)} plans stayed within a quality budget of {budget:.0%}{closest}; "
+            "raise --budget or --time"
         )
     finalists, safest = [held[0]], held[0].measured["drift_db"]
     for trial in held[1:]:
@@ -87,12 +122,55 @@ def choose(trials: list[Trial], engines: dict[str, Engine], budget: float) -> li
     return [as_plan(trial.point, engines) for trial in finalists]
 
 
-def row(trial: Trial, engines: dict[str, Engine], budget: float) -> dict[str, Any]:
-    """A trial of the search for result.json."""
-    engine = engines.get(trial.point["engine"])
-    sampler = Sampler(trial.point["solver"], trial.point["steps"], trial.point["grid"])
-    plan = Plan((sampler,)) if engine is None else engine.plan.plus(sampler)
-    ok = trial.value is not None and trial.measured["worst"] <= budget
-    return {"plan": plan.to_list(), "label": plan.label, "reason": f"search on {trial.point['engine']}", "ok": ok} | {
-        key: trial.measured.get(key) for key in ("seconds_per_image", "evaluations", "loss", "drift_db", "failure")
+def front(trials: list[Trial], engines: dict[str, Engine]) -> list[Trial]:
+    """The judged trials that no other one beats in seconds, loss, bytes on disk and, where measured, peak memory."""
+
+    def figures(trial: Trial) -> tuple[float, ...]:
+        engine = engines[trial.point["engine"]]
+        seconds = engine.median_seconds * trial.point["steps"]
+        return seconds, max(trial.measured["worst"], 0.0), engine.weight_bytes or 0, engine.peak_bytes or 0
+
+    return factorised.front([t for t in trials if t.judged and t.point["engine"] in engines], figures)
+
+
+def write_front(folder: Path, trials: list[Trial], engines: dict[str, Engine]) -> None:
+    """The plans of the front as ``1.toml``, ``2.toml``, ... for ``hasten apply``, the fastest first."""
+    folder.mkdir(exist_ok=True)
+    for number, trial in enumerate(trials, 1):
+        plans.write(as_plan(trial.point, engines), folder / f"{number}.toml")
+
+
+def told(trial: Trial, engines: dict[str, Engine]) -> bool:
+    """Whether a trial belongs into result.json: it was judged, or failed, on an engine that there still is."""
+    return trial.point["images"] == ALL and trial.point["engine"] in engines
+
+
+def searched(space: Space, trials: list[Trial]) -> dict[str, Any]:
+    """How much was measured to find the front, and how well ranking agreed with judging (Spearman)."""
+    ranked = [trial for trial in trials if trial.point["images"] != ALL]
+    found = factorised.rank_correlation(trials)
+    return {
+        "points": len(space.costs) * len(space.tables) * len(space.steps),
+        "ranked": len(ranked),
+        "judged": len(trials) - len(ranked),
+        "rank_correlation": None if found is None else found[0],
+        "rank_correlation_of": 0 if found is None else found[1],
+    }
+
+
+def row(trial: Trial, engines: dict[str, Engine], budget: float, on_front: list[Trial]) -> dict[str, Any]:
+    """A judged trial for result.json; seconds are the engine's, measured in pairs, times the evaluations."""
+    engine = engines[trial.point["engine"]]
+    plan = as_plan(trial.point, engines)
+    file = f"{FRONT}/{on_front.index(trial) + 1}.toml" if trial in on_front else None
+    return {
+        "plan": plan.to_list(),
+        "label": plan.label,
+        "reason": f"search on {engine.name}",
+        "ok": trial.within(budget),
+        "seconds_per_image": engine.median_seconds * trial.point["steps"],
+        "weight_bytes": engine.weight_bytes,
+        "peak_bytes": engine.peak_bytes,
+        "front": file,
+        **{key: trial.measured.get(key) for key in ("evaluations", "loss", "drift_db", "failure")},
     }

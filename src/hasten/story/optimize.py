@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from hasten import artifact, guard, history, propose, result
 from hasten.data.array import Data
 from hasten.environment import environment, fingerprint
-from hasten.errors import BadInput
+from hasten.errors import BadInput, did_you_mean
 from hasten.files import replacing, write_text
 from hasten.measure import quality, roofline
 from hasten.measure.copies import MOST_TRAINING
@@ -25,18 +26,20 @@ from hasten.measure.features import Features
 from hasten.measure.quality import Reference
 from hasten.model.source import Source
 from hasten.model.target import Target
+from hasten.search.factorised import Trial
 from hasten.search.loop import search
 from hasten.stages import engines, finals, trials
 from hasten.stages.engines import Engine
 from hasten.stages.finals import Confirmed
-from hasten.stages.run import REFERENCE, SEARCH, Progress, Run
+from hasten.stages.run import GOALS, REFERENCE, SEARCH, UNTIMED_BATCH, Progress, Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.swap import Swap
 
-TRIALS = 2  # what a trial of the history holds; counted up when that changes
-SEARCH_END = 0.34  # the share of the time by whose end no further trial begins
-SEARCH_CASES, REFERENCE_IMAGES, UNTIMED_BATCH = 4, 256, 32
+TRIALS = 3  # what a trial of the history holds; counted up when that changes
+SEARCH_END = 0.38  # the share of the time by whose end no further trial begins
+SEARCH_END_AT_LAST = 0.55  # the same while no plan holds the budget
+SEARCH_IMAGES, SEARCH_BATCH, REFERENCE_IMAGES = 64, 8, 256
 
 
 def optimize(
@@ -45,8 +48,11 @@ def optimize(
     *,
     out: Path | str,
     budget: float = 0.02,
+    goal: str = "throughput",
+    memory_bytes: float | None = None,
+    size_bytes: float | None = None,
     seconds: float = 300.0,
-    images_per_case: int = 16,
+    images_per_case: int | None = None,
     seed: int = 0,
     resume: bool = False,
     command: str = "hasten.optimize(...)",
@@ -54,25 +60,34 @@ def optimize(
     features: Features | None = None,
     students: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
-    """Find the fastest plan whose loss of quality stays within ``budget``, prove it, and save it under ``out``.
+    """Find the best plan whose loss of quality stays within ``budget``, prove it, and save it under ``out``.
 
     ``budget`` is the relative rise of the distance to the data that is allowed (0.02 is 2 %); without data, of the
-    distance to the model's own converged samples.  ``features``, if given, take the place of the network's own.
+    distance to the model's own converged samples.  ``memory_bytes`` and ``size_bytes`` bound the peak of the process
+    that samples and the network on disk.  Best is, by ``goal``, the least time for an image of a batch ("throughput")
+    or alone ("latency"), the least peak ("memory") or the least on disk ("size").  ``images_per_case`` is the batch, 16
+    or, for latency, 1.  ``features``, if given, take the place of the network's own.
     ``students``: model folders whose networks may take the model's place (:func:`hasten.distill.student.distill`).
-    ``seconds`` bounds the whole run.  ``out`` gets ``result.json``, ``plan.toml``, ``artifact/``, ``samples.npz`` and
-    ``history.jsonl``; what result.json holds is returned.  The first
-    Ctrl-C ends the search and verifies the best plan so far in the fewest rounds, the second one leaves; ``resume``
-    takes up the history of ``out`` again.
+    ``seconds`` bounds the whole run.  ``out`` gets ``result.json``, ``plan.toml``, ``artifact/``, ``samples.npz``,
+    ``history.jsonl`` and in ``front/`` the plans of which none beats another in all figures; what result.json holds is
+    returned.  The first Ctrl-C ends the search and verifies the best plan so far in the fewest rounds, the second one
+    leaves; ``resume`` takes up the history of ``out`` again.
 
     Raises BadInput for an ``out`` in use or finished and for data of another shape, HastenError when no plan held.
     """
+    if goal not in GOALS:
+        raise BadInput(f"goal {goal!r} is not known{did_you_mean(goal, GOALS)}")
+    images_per_case = images_per_case or (1 if goal == "latency" else 16)
     out = Path(out)
     if (out / "result.json").exists() and not resume:
         raise BadInput(f"{out} holds a finished run; use --resume or another --out")
     if data is not None and data.shape != source.shape:
         raise BadInput(f"{source.name} makes samples of shape {source.shape}, data {data.name} has {data.shape}")
     with guard.holding(out), guard.stopping() as stopped:
-        run = Run(source, data, out, budget, seconds, images_per_case, seed, progress or (lambda *_: None), stopped)
+        run = Run(
+            source, data, out, budget, seconds, images_per_case, seed, progress or (lambda *_: None), stopped,
+            goal, memory_bytes, size_bytes,
+        )  # fmt: skip
         swaps = [Swap(str(folder)) for folder in students]
         check_same(run, resume, None if features is None else features.name, [swap.weights for swap in swaps])
         return _optimize(run, command, features, swaps)
@@ -87,28 +102,28 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
 
     proposals, refusals = propose.engines(target.facts, rows, run.seconds, students)
     tried = engines.try_engines(run, proposals)
-    named = {engine.name: engine for engine in tried}
-    kept = [engine.name for engine in engines.keep(tried)]
+    kept = engines.keep(tried, run)
+    named = {engine.name: engine for engine in kept}
 
     run.say("search", "reference features and the baseline's samples")
     reference = read_reference(run, target, tried, features)
-    searched = run.workload(SEARCH, SEARCH_CASES)
+    searched = run.workload(SEARCH, SEARCH_IMAGES // SEARCH_BATCH, SEARCH_BATCH)
     same = engines.faithful(run, tried)
     baseline = reference.view(torch.cat([same.sample(case) for case in searched.cases]))
-    space, first = propose.space(target.facts, kept)
-    found = search(
-        space,
-        first,
-        trials.evaluator(run, named, searched, baseline, reference),
-        lambda measured: trials.score(measured, run.budget),
-        run.out / "history.jsonl",
-        lambda count: count >= len(first) and run.over(SEARCH_END)(),
-        run.seed,
-    )
-    finalists = trials.choose(found, named, run.budget)
-    confirmed = finals.confirm(run, finalists, reference, tried)
-    converged = finals.drift_to_converged(run, confirmed, reference, tried)
+    bench = trials.Bench(run, kept, tried, searched, baseline, reference)
+    space = propose.space(target.facts, trials.costs(kept, run.goal), engines.closest(kept).name)
+    late, too_late = run.over(SEARCH_END), run.over(SEARCH_END_AT_LAST)
+
+    def stop(done: list[Trial]) -> bool:  # it goes on over time only as long as nothing holds
+        held = any(trial.within(run.budget) for trial in done)
+        return (held and late()) or (too_late() and any(trial.judged for trial in done))
+
+    found = search(space, bench.evaluate, run.out / "history.jsonl", stop, run.budget)
+    on_front = trials.front(found, named)
+    trials.write_front(run.out / trials.FRONT, on_front, named)
+    confirmed = finals.confirm(run, trials.choose(space, found, named, run.budget), reference, tried)
     attribution, noise_floor, log = finals.attribute(run, confirmed.plan)
+    converged = finals.drift_to_converged(run, confirmed, reference, tried)
     refusals += engines.refuse_slower(confirmed.plan, tried, refusals)
 
     run.say("save", "artifact and peak memory")
@@ -117,6 +132,10 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
     folder = artifact.save(run.out / "artifact", source, confirmed.plan, result.as_rows(observations))
     plans.write(confirmed.plan, run.out / "plan.toml")
     write_samples(run.out / "samples.npz", confirmed)
+    peak_bytes = result.peak_memory(source, folder, run.images_per_case, run.warnings)
+    if run.memory_bytes is not None and (peak_bytes["candidate"] or 0) > run.memory_bytes:
+        run.warnings.append(f"the peak is over --budget memory={run.memory_bytes / 1e6:.0f}MB once the plan is whole")
+        confirmed = replace(confirmed, passed=False)
     made = result.write(
         run.out / "result.json",
         command=command,
@@ -132,14 +151,17 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
         converged=converged,
         attribution=attribution,
         noise_floor=noise_floor,
-        trials=[trials.row(trial, named, run.budget) for trial in found],
+        trials=[trials.row(trial, named, run.budget, on_front) for trial in found if trials.told(trial, named)],
+        searched=trials.searched(space, found),
+        goal=run.goal,
+        limits={"quality": run.budget, "memory_bytes": run.memory_bytes, "size_bytes": run.size_bytes},
         proposals=[(engine.name, engine.reason) for engine in tried],
         refusals=refusals,
         rows=rows,
         candidate_rows=candidate_rows,
         observations=observations,
         preparation_seconds=run.preparation_seconds,
-        peaks=result.peak_memory(source, folder, run.images_per_case, run.warnings),
+        peaks=peak_bytes,
         interrupted=run.stopped(),
         warnings=run.warnings,
     )
@@ -184,6 +206,7 @@ def check_same(run: Run, resume: bool, features: str | None, students: list[str]
         "data": None if run.data is None else run.data.name,
         "batch": run.images_per_case,
         "seed": run.seed,
+        "goal": [run.goal, run.memory_bytes, run.size_bytes],
     }
     if path.exists():
         if not resume:

@@ -76,6 +76,11 @@ class Plan:
             removed.append(unfit[0].name)
         return Plan(tuple(left)), removed
 
+    @property
+    def stands(self) -> bool:
+        """Whether each technique finds what it needs, whatever the model."""
+        return _unfit(self.techniques) is None
+
     def refusal(self, facts: Facts) -> str | None:
         """One sentence on why this plan can't be applied to such a model, or None."""
         unfit = _unfit(self.techniques)

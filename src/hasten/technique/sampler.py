@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hasten.diffusion import solvers, times
+from hasten.diffusion.schedule import Schedule
+from hasten.diffusion.table import Table
 from hasten.errors import BadInput, did_you_mean
 from hasten.model.target import Facts, Target
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
@@ -51,5 +53,8 @@ class Sampler:
 
     def apply_(self, target: Target, prepared: Prepared) -> None:
         """Give the target another table."""
-        grid = times.GRIDS[self.grid](target.schedule, self.steps)
-        target.table = solvers.SOLVERS[self.solver](target.schedule, grid)
+        target.table = self.table(target.schedule)
+
+    def table(self, schedule: Schedule) -> Table:
+        """What the target runs."""
+        return solvers.SOLVERS[self.solver](schedule, times.GRIDS[self.grid](schedule, self.steps))

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hasten.errors import BadInput, did_you_mean
+from hasten.files import num_bytes
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 PAIRED = {"flow": "flow", "edm": "edm"}  # schedules that have a prediction of their own
 
 
@@ -172,10 +172,7 @@ class Recipe(Section):
     @property
     def budget_bytes(self) -> int | None:
         """``train.memory`` as bytes."""
-        if self.train.memory is None:
-            return None
-        number, unit = re.fullmatch(r"([\d.]+) ?(\w+)", self.train.memory).groups()  # type: ignore[union-attr]
-        return int(float(number) * UNITS[unit])
+        return None if self.train.memory is None else num_bytes(self.train.memory)
 
 
 def read(path: Path | str) -> Recipe:
