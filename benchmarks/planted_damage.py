@@ -61,7 +61,7 @@ def sampled(loaded: Source, workload: Workload, kept: Path, sampler: Sampler, bi
         module = coarse(bits, loaded.module())
         network = TorchNetwork(module, loaded.call)
         graph = openvino.convert(network.module, network.call, loaded.shape, loaded.num_labels is not None)
-        target.network = openvino.Network(graph, "float32", 2)
+        target.network = openvino.Network(lambda: graph, "float32", 2)
     made = torch.cat([target.sample(case) for case in workload.cases])
     write_bytes(path, save({"samples": made}))
     return made

@@ -2,7 +2,8 @@
 
     artifact.json      name, plan hash, preparation key, environment, tolerance
     plan.toml          the plan
-    source/            the model folder (absent for a module of one's own: bring the module again)
+    source/            the model folder (absent for a module of one's own: bring the module again; without its weights
+                       in a slim artifact)
     prepared/          converted and quantised graphs
     tables.json        the sampler's table in plain numbers
     reference.safetensors   seeded noise, labels and the outputs they gave
@@ -60,14 +61,23 @@ def save(
     source: Source,
     plan: Plan,
     observations: Sequence[dict[str, Any]] = (),
+    slim: bool = False,
 ) -> Path:
-    """Write the artifact ``folder`` whole or not at all; an artifact that stands there is replaced."""
+    """Write the artifact ``folder`` whole or not at all; an artifact that stands there is replaced.
+
+    ``slim``: without the model's own weights.  Raises BadInput where the plan needs them.
+    """
+    if slim and not plan.self_contained:
+        raise BadInput(
+            "a slim artifact has no weights of the model, and this plan runs them; add runtime, or drop --slim"
+        )
+    plans.build(source, plan)  # what is prepared on the way there is not needed again
     prepared = plans.prepare(source)
     target = plans.build(source, plan, prepared)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _fill(work, source, plan, prepared, target, observations)
+        _fill(work, source, plan, prepared, target, observations, slim)
         if folder.exists():
             if not (folder / "artifact.json").exists():
                 raise BadInput(f"{folder} exists and is no artifact; choose another --out")
@@ -95,7 +105,11 @@ def parts(folder: Path | str, source: Source | None = None) -> tuple[Source, Pla
     if source is None:
         if not about["has_source"]:
             raise BadInput(f"{folder} was made from a module of your own; pass it: load(folder, hasten.load(module))")
-        source = sources.load(folder / "source", guidance=float(about["guidance"]))
+        guidance = float(about["guidance"])
+        if about.get("slim"):
+            source = sources.load_slim(folder / "source", str(about["weight_hash"]), guidance)
+        else:
+            source = sources.load(folder / "source", guidance=guidance)
     if source.weight_hash != about["weight_hash"]:
         raise BadInput(f"{folder} was made from other weights ({about['weight_hash'][:12]}) than {source.name} has")
     plan = plans.read(folder / "plan.toml")
@@ -133,11 +147,12 @@ def _fill(
     prepared: Prepared,
     target: Target,
     observations: Sequence[dict[str, Any]],
+    slim: bool,
 ) -> None:
     for path in dict.fromkeys(prepared.used):
         shutil.copytree(path, work / "prepared" / path.name)
     if source.folder is not None:
-        for path in sources.files(source.folder):
+        for path in sources.files(source.folder, weights=not slim):
             (work / "source" / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.folder / path, work / "source" / path)
     case = reference_case(source)
@@ -156,6 +171,7 @@ def _fill(
         "label": plan.label,
         "weight_hash": source.weight_hash,
         "has_source": source.folder is not None,
+        "slim": slim,
         "guidance": source.guidance,
         "prepared_key": plans.prepare(source).key,
         "environment": environment(),

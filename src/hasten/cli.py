@@ -295,15 +295,17 @@ def verify(artifact: Path, as_json: bool) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @OUT
 @GUIDANCE
-def apply(plan: Path, source: Path, out: Path, guidance: float) -> None:
+@click.option("--slim", is_flag=True, help="Leave out the model's own weights; the plan must bring an engine.")
+def apply(plan: Path, source: Path, out: Path, guidance: float, slim: bool) -> None:
     """Apply a plan to a model folder and save the artifact."""
     from hasten import artifact, load
     from hasten.technique import plan as plans
 
     if out.exists():
         raise BadInput(f"{out} exists; choose another --out")
-    artifact.save(out, load(source, guidance=guidance), plans.read(plan))
-    click.echo(f"written     {out}")
+    artifact.save(out, load(source, guidance=guidance), plans.read(plan), slim=slim)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    click.echo(f"written     {out} ({size / 1e6:.2f} MB)")
 
 
 @cli.command()

@@ -125,6 +125,9 @@ def summary(result: dict[str, Any], out: Path) -> str:
     memory = [side["peak_bytes"] for _, side in sides]
     if None not in memory:
         lines.append(f"{'memory':<12}peak {memory[0] / 2**20:.0f} MiB -> {memory[1] / 2**20:.0f} MiB")
+    size = [side["weight_bytes"] for _, side in sides]
+    if None not in size:
+        lines.append(f"{'on disk':<12}network {size[0] / 1e6:.2f} MB -> {size[1] / 1e6:.2f} MB")
     adds = ", ".join(f"{row['label']} {row['ratio']:.2g}x" for row in result["attribution"])
     if adds:
         lines.append(f"{'each adds':<12}{adds}   (removed one at a time)")

@@ -19,6 +19,7 @@ from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
 from hasten.technique.upsampling import Upsampling
+from hasten.technique.weights import Weights
 
 COMPILE_SECONDS = 600.0
 PRODUCTS = ("Conv", "Linear", "attention")
@@ -42,12 +43,12 @@ class Refusal:
 
 
 def engines(
-    facts: Facts, rows: Sequence[Row], seconds: float, students: Sequence[Swap] = ()
+    facts: Facts, rows: Sequence[Row], seconds: float, students: Sequence[Swap] = (), small: bool = False
 ) -> tuple[list[Proposal], list[Refusal]]:
     """Ways to run the same network faster, cheapest preparation first, and what was refused from the start.
 
     ``seconds``: what the whole run may take; inductor compiles for too long to be tried in a short one.  ``students``:
-    networks that may take the model's place, each tried in all the same ways.
+    networks that may take the model's place, each tried in all the same ways.  ``small``: whether bytes on disk count.
     """
     products = sum(row.share for row in rows if row.name.startswith(PRODUCTS))
     rest = 1.0 - products
@@ -59,6 +60,7 @@ def engines(
         Runtime.name: f"{rest:.0%} of the time is outside matrix products: a static graph fuses it and picks layouts",
         Quantize.name: f"{products:.0%} of the time is in matrix products, which INT8 instructions may do faster",
         Swap.name: "a smaller network has fewer of all operations",
+        Weights.name: "weights in fewer bits are smaller on disk; no speed is to be had from them",
     }
     layouts, precisions, compilers = Layout.choices(facts), Precision.choices(facts), Compile.choices(facts)
     runtimes, quantizers = Runtime.choices(facts), Quantize.choices(facts)
@@ -69,10 +71,14 @@ def engines(
         *itertools.product(runtimes, quantizers),
         *(itertools.product(layouts, compilers) if seconds >= COMPILE_SECONDS else ()),
     ]
+    most = max((each.streams for each in runtimes), default=1)
     if facts.upsamplers:  # where the batch is cut most, which is where the time goes
-        most = max((each.streams for each in runtimes), default=1)
         fused = [techniques for techniques in wanted if Runtime(streams=most, precision="float32") in techniques]
         wanted += [(each, *techniques) for each in Upsampling.choices(facts) for techniques in fused]
+    if small:
+        fast = tuple(each for each in runtimes if each.precision == "float32" and each.streams == most)
+        rounded = Weights.choices(facts)
+        wanted += [*itertools.product(fast, rounded), *itertools.product(fast, quantizers, rounded)]
     wanted += [(student, *techniques) for student in students for techniques in [(), *wanted]]
     proposals: list[Proposal] = []
     refusals: dict[str, Refusal] = {}

@@ -97,6 +97,7 @@ def write(
     observations: Sequence[Observation],
     preparation_seconds: float,
     peaks: dict[str, int | None],
+    weight_bytes: dict[str, int | None],
     interrupted: bool,
     warnings: list[str],
 ) -> dict[str, Any]:
@@ -122,8 +123,10 @@ def write(
             "guidance": source.guidance,
         },
         "data": None if data is None else {"name": data.name, "samples": len(data.samples)},
-        "baseline": side(Plan(), per_image["baseline"], peaks["baseline"], BASELINE_STEPS),
-        "candidate": side(plan, per_image["candidate"], peaks["candidate"], None),
+        "baseline": side(Plan(), per_image["baseline"], peaks["baseline"], BASELINE_STEPS)
+        | {"weight_bytes": weight_bytes["baseline"]},
+        "candidate": side(plan, per_image["candidate"], peaks["candidate"], None)
+        | {"weight_bytes": weight_bytes["candidate"]},
         "passed": passed,
         "speedup": speedup(comparison) | {"noise_floor": speedup(noise_floor)},
         "clock": {"overhead_share": comparison.clock_overhead, "mhz": comparison.clock_mhz},

@@ -30,6 +30,7 @@ from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
 from hasten.technique.upsampling import Upsampling
+from hasten.technique.weights import Weights
 
 FLOORS_DB = {Fidelity.EXACT: math.inf, Fidelity.NUMERIC: 80.0, Fidelity.LOSSY: 15.0}
 # What must be there before a technique can be: the plans that each is tried in.
@@ -41,6 +42,7 @@ PLANS = {
     "compile": Plan((Compile(),)),
     "runtime": Plan((Runtime("float32", 1),)),
     "quantize": Plan((Runtime("float32", 1), Quantize(images=4))),
+    "weights": Plan((Runtime("float32", 1), Weights(4, 8))),
 }
 NAMES = {*PLANS, "swap"}
 PROBE = Sampler("ddim", 10, "uniform")
@@ -225,6 +227,20 @@ def test_a_swapped_network_answers_and_its_artifact_carries_it(source: Source, t
     shutil.rmtree(student)
     assert artifact.verify(folder).problems == ()
     assert sqnr_db(theirs, artifact.load(folder)[0].sample(case)) > 100.0
+
+
+def test_a_slim_artifact_samples_without_the_models_weights(source: Source, tmp_path: Path) -> None:
+    plan = Plan((Runtime(), Weights(8), PROBE))
+    whole = artifact.save(tmp_path / "whole", source, plan)
+    slim = artifact.save(tmp_path / "slim", source, plan, slim=True)
+    assert artifact.verify(slim).problems == ()
+    case = draw(source.shape, 1, 2, seed=4, labels=source.labels).cases[0]
+    assert torch.equal(artifact.load(slim)[0].sample(case), artifact.load(whole)[0].sample(case))
+    assert not list(slim.rglob("*.safetensors"))[1:]  # the reference outputs, and no weights
+    (graph,) = (slim / "prepared").iterdir()  # the float graph that it was made of is not there
+    assert sum(path.stat().st_size for path in graph.glob("*.bin")) < 0.3 * source.build().facts.weight_bytes
+    with pytest.raises(BadInput, match="this plan runs them"):
+        artifact.save(tmp_path / "no", source, Plan((Layout(), PROBE)), slim=True)
 
 
 def test_a_network_that_can_not_take_the_place(source: Source, other_folder: Path, tmp_path: Path) -> None:

@@ -203,8 +203,9 @@ class Flow(Checked):
     invert_sigmas: Literal[False] = False
 
 
-def read_folder(path: Path | str) -> FolderSpec:
-    """A diffusers folder, everything in it checked that can be without torch, the weights' headers included.
+def read_folder(path: Path | str, weights: bool = True) -> FolderSpec:
+    """A diffusers folder, everything in it checked that can be without torch, the weights' headers included; without
+    ``weights`` no file of them is looked for.
 
     Raises BadInput for a folder or file that is missing, broken, unknown, disagrees with another, names code, leads
     out of the folder, or may run code when opened (pickle).
@@ -217,8 +218,9 @@ def read_folder(path: Path | str) -> FolderSpec:
         raise BadInput(f"{where}: {shown(config.get('_class_name'))} is not supported yet; known: UNet2DModel")
     ours = {key: value for key, value in config.items() if not key.startswith("_") and key not in EMA_KEYS}
     network = checked(UNet2D, ours, where)
-    files = weight_files_in(folder, part)
-    _check_channels(network, files, where)
+    files = weight_files_in(folder, part) if weights else ()
+    if weights:
+        _check_channels(network, files, where)
     return FolderSpec(network.model_dump(), files, scheduler, _extra(folder, network), folder)
 
 

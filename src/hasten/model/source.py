@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +31,8 @@ BASELINE_GRID = "uniform"
 class Source:
     """Everything that :meth:`build` needs, and the hash of the weights that it builds.
 
-    ``folder`` is None for a module of one's own; ``label_names`` and ``attribution`` come from ``hasten.json``.
+    ``folder`` is None for a module of one's own; ``label_names`` and ``attribution`` come from ``hasten.json``.  A
+    ``slim`` source has no weights: only an engine's own graph can answer in its place.
     """
 
     name: str
@@ -49,10 +50,13 @@ class Source:
     guidance: float = 1.0
     attribution: str = ""
     device: str = "cpu"
+    slim: bool = False
 
     def build(self) -> Target:
         """A fresh float32 target in eval mode, with the baseline's sampler: DDIM, 50 steps, uniform in t."""
-        module = self.module().to(self.device).eval().requires_grad_(False)
+        module = self.module().eval().requires_grad_(False)
+        if not self.slim:
+            module = module.to(self.device)
         grid = times.GRIDS[BASELINE_GRID](self.schedule, BASELINE_STEPS)
         return Target(
             facts=facts(self, module),
@@ -115,6 +119,11 @@ def load(
     return Source(**{**loaded.__dict__, "guidance": guidance, "device": device})
 
 
+def load_slim(folder: Path, weights: str, guidance: float) -> Source:
+    """A model folder without weights, whose hash was ``weights``."""
+    return replace(_from_folder(folder, weights), guidance=guidance)
+
+
 def call_module(
     module: torch.nn.Module, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None
 ) -> torch.Tensor:
@@ -131,10 +140,10 @@ def call_unet(
     return output
 
 
-def files(folder: Path) -> list[Path]:
+def files(folder: Path, weights: bool = True) -> list[Path]:
     """What of a model folder the model is built from, relative to it: configurations and weights, nothing else."""
     configurations = [*folder.glob("*.json"), *folder.glob("*/*.json")]
-    return [path.relative_to(folder) for path in (*configurations, *read_folder(folder).weight_files)]
+    return [path.relative_to(folder) for path in (*configurations, *read_folder(folder, weights).weight_files)]
 
 
 def facts(source: Source, module: torch.nn.Module) -> Facts:
@@ -153,8 +162,9 @@ def facts(source: Source, module: torch.nn.Module) -> Facts:
     )
 
 
-def _from_folder(folder: Path) -> Source:
-    spec = read_folder(folder)
+def _from_folder(folder: Path, slim: str = "") -> Source:
+    """``slim``: the hash of the weights that are not there."""
+    spec = read_folder(folder, weights=not slim)
     schedule, prediction = schedule_of(spec.scheduler)
     config = spec.network_config
     size = config["sample_size"]
@@ -166,7 +176,8 @@ def _from_folder(folder: Path) -> Source:
         shape=(int(config["in_channels"]), int(height), int(width)),
         schedule=schedule,
         prediction=prediction,
-        weight_hash=weight_hash(spec.weight_files),
+        weight_hash=slim or weight_hash(spec.weight_files),
+        slim=bool(slim),
         folder=folder,
         num_labels=config.get("num_class_embeds"),
         null_label=spec.extra.get("null_label"),

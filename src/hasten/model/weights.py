@@ -200,7 +200,8 @@ def load_weights(spec: FolderSpec) -> dict[str, torch.Tensor]:
 def build_network(spec: FolderSpec) -> torch.nn.Module:
     """The folder's network with its weights: float32, on the CPU, in eval mode; draws no random numbers.
 
-    Raises BadInput as :func:`match` and :func:`load_weights` do, before a tensor of the config's making is allocated.
+    A folder read without weights gives a network without any: its tensors have shapes and no values ("meta").  Raises
+    BadInput as :func:`match` and :func:`load_weights` do, before a tensor of the config's making is allocated.
     """
     found = headers(spec.weight_files)
     _check_finite(spec.weight_files)
@@ -216,6 +217,8 @@ def build_network(spec: FolderSpec) -> torch.nn.Module:
         raise BadInput(
             f"{spec.folder}: diffusers can't build the network of config.json ({reason}); correct it"
         ) from error
+    if not spec.weight_files:
+        return network.eval()
     match({name: tuple(value.shape) for name, value in network.state_dict().items()}, found, str(spec.folder))
     network.load_state_dict(_load(spec.weight_files), assign=True)
     return network.eval()

@@ -64,6 +64,7 @@ class Variant(Block):
     plan_hash: str | None = None
     seconds_per_image: float | None = None
     peak_bytes: float | None = None
+    weight_bytes: float | None = None
     evaluations: int | None = None
 
 

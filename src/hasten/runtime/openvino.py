@@ -10,6 +10,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +166,22 @@ def _before(op: Any) -> list[Any]:
 
 
 class Network:
-    """A graph as a :class:`hasten.model.target.Network`; compiled at the first call of each batch size."""
+    """A graph as a :class:`hasten.model.target.Network`; compiled at the first call of each batch size.
 
-    def __init__(self, graph: Any, precision: str, streams: int, counters: bool = False) -> None:
-        self.graph, self.precision, self.streams, self.counters = graph, precision, streams, counters
+    ``graph()`` reads it, at most once, and not at all where another graph is made of it and is there already; ``made``
+    says how it was made.
+    """
+
+    def __init__(
+        self, graph: Callable[[], Any], precision: str, streams: int, made: str = "", counters: bool = False
+    ) -> None:
+        self._read, self.precision, self.streams, self.made, self.counters = graph, precision, streams, made, counters
         self._requests: dict[int, list[Any]] = {}
+
+    @cached_property
+    def graph(self) -> Any:
+        """The graph."""
+        return self._read()
 
     def request(self, size: int) -> Any:
         """The first request of a batch size that was called before: where the engine keeps its counters."""
@@ -206,7 +218,7 @@ class Network:
 
 def profile(network: Network, x: torch.Tensor, labels: torch.Tensor | None) -> dict[str, tuple[int, float]]:
     """Calls and seconds by kind of operation of one evaluation of ``x``, on one stream, as the engine counts them."""
-    counted = Network(network.graph, network.precision, streams=1, counters=True)
+    counted = Network(lambda: network.graph, network.precision, streams=1, counters=True)
     time = torch.full((len(x),), 0.5)
     counted(x, time, labels)
     counted(x, time, labels)

@@ -48,6 +48,11 @@ class Run:
     preparation_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def size_matters(self) -> bool:
+        """Whether bytes on disk are the goal or bounded."""
+        return self.goal == "size" or self.size_bytes is not None
+
     def over(self, share: float) -> Callable[[], bool]:
         """Tells whether ``share`` of the time is used, or Ctrl-C was pressed."""
         return lambda: self.stopped() or time.perf_counter() > self.began + share * self.seconds

@@ -200,6 +200,8 @@ def check_alike(a: Subject, b: Subject, kind: str, data: Data | None) -> None:
 
 def read_reference(asked: Asked, features: Features | None) -> quality.Reference:
     """The data's training part; without data A's own samples from other noise, as far as time allows."""
+    if asked.a.source.slim and features is None:
+        raise BadInput(f"{asked.a.text} has no weights to make features with; name a model folder first, or --features")
     network = asked.a.source.build()  # features are of A's own torch network, whatever engine A runs on
     features = features or network_features(network)
     if asked.data is not None:

@@ -100,7 +100,7 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
     peaks = roofline.peaks(source.device, fingerprint(environment()))
     rows = engines.profile_network(target, run.workload(SEARCH, 1), peaks)
 
-    proposals, refusals = propose.engines(target.facts, rows, run.seconds, students)
+    proposals, refusals = propose.engines(target.facts, rows, run.seconds, students, run.size_matters)
     tried = engines.try_engines(run, proposals)
     kept = engines.keep(tried, run)
     named = {engine.name: engine for engine in kept}
@@ -129,7 +129,13 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
     run.say("save", "artifact and peak memory")
     candidate_rows = engines.profile_engine(run, confirmed.plan)
     observations = [*confirmed.comparison.observations, *log]
-    folder = artifact.save(run.out / "artifact", source, confirmed.plan, result.as_rows(observations))
+    folder = artifact.save(
+        run.out / "artifact",
+        source,
+        confirmed.plan,
+        result.as_rows(observations),
+        slim=run.size_matters and confirmed.plan.self_contained,
+    )
     plans.write(confirmed.plan, run.out / "plan.toml")
     write_samples(run.out / "samples.npz", confirmed)
     peak_bytes = result.peak_memory(source, folder, run.images_per_case, run.warnings)
@@ -162,6 +168,7 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
         observations=observations,
         preparation_seconds=run.preparation_seconds,
         peaks=peak_bytes,
+        weight_bytes={"baseline": tried[0].weight_bytes, "candidate": run.built(confirmed.plan)[1]},
         interrupted=run.stopped(),
         warnings=run.warnings,
     )

@@ -5,7 +5,7 @@ it, and the exclusive slots that it takes.  :meth:`hasten.technique.plan.Plan.re
 
 Properties: ``torch_module`` (a torch module does the work), ``float_weights``, ``float32``, ``trainable``,
 ``exportable``, ``deterministic``, ``openvino_graph``.  Slots: ``network``, ``sampler``, ``weight_format``, ``layout``,
-``graph``.
+``graph``, ``stored_weights``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Stage(IntEnum):
     PRECISION = 20
     RUNTIME = 30
     QUANTIZE = 40
+    WEIGHTS = 45
     COMPILE = 50
     SAMPLER = 60
 

@@ -18,6 +18,7 @@ from hasten.errors import BadInput, HastenError, did_you_mean
 from hasten.files import write_text
 from hasten.model.source import Source
 from hasten.model.target import TORCH_PROPERTIES, Facts, Target
+from hasten.runtime import openvino
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Prepared, Technique
 from hasten.technique.layout import Layout
@@ -27,10 +28,12 @@ from hasten.technique.runtime import Runtime
 from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
 from hasten.technique.upsampling import Upsampling
+from hasten.technique.weights import Weights
 
 TECHNIQUES: tuple[type[Technique], ...] = (
-    Swap, Upsampling, Layout, Precision, Runtime, Quantize, Compile, Sampler,
+    Swap, Upsampling, Layout, Precision, Runtime, Quantize, Weights, Compile, Sampler,
 )  # fmt: skip
+OPENVINO = "openvino_graph"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Plan:
             left.remove(unfit[0])
             removed.append(unfit[0].name)
         return Plan(tuple(left)), removed
+
+    @property
+    def self_contained(self) -> bool:
+        """Whether an engine's own graph does the work, so that the model's weights need not be there."""
+        return any(OPENVINO in t.effects.gives for t in self.techniques) and self.find(Swap.name) is None
 
     @property
     def stands(self) -> bool:
@@ -130,9 +138,12 @@ def build(source: Source, plan: Plan, prepared: Prepared | None = None) -> Targe
     if reason is not None:
         raise BadInput(reason)
     prepared = prepared or prepare(source)
+    engines = [t for t in plan.techniques if OPENVINO in t.effects.gives | t.effects.requires]
     for technique in plan.techniques:
         try:
             technique.apply_(target, prepared)
+            if technique in engines[-1:] and isinstance(target.network, openvino.Network):
+                _ = target.network.graph  # of the graphs on the way, only what this one still has to be made of is made
         except (RuntimeError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise HastenError(f"{technique.name} ({technique.label}) failed on {source.name}: {first}") from error

@@ -71,13 +71,15 @@ class Quantize:
         assert isinstance(network, openvino.Network)
 
         def make(folder: Path) -> None:
-            target.network = openvino.Network(network.graph, "float32", streams=1)
+            target.network = openvino.Network(lambda: network.graph, "float32", streams=1)
             states = calibration_states(target, self.images)
             graph = openvino.quantize(network.graph, states, self.share)
             openvino.save(graph, folder / "model.xml")
 
-        path = prepared.get(f"int8-{self.share:g}-{self.images}", make) / "model.xml"
-        target.network = openvino.Network(openvino.read(path), network.precision, network.streams)
+        made = f"int8-{self.share:g}-{self.images}"
+        target.network = openvino.Network(
+            lambda: openvino.read(prepared.get(made, make) / "model.xml"), network.precision, network.streams, made
+        )
 
 
 def calibration_states(target: Target, images: int) -> list[tuple[torch.Tensor, ...]]:

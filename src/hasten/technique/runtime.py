@@ -67,5 +67,6 @@ class Runtime:
             graph = openvino.convert(network.module, network.call, facts.shape, facts.num_labels is not None)
             openvino.save(graph, folder / "model.xml")
 
-        path = prepared.get("openvino", make) / "model.xml"
-        target.network = openvino.Network(openvino.read(path), self.precision, self.streams)
+        target.network = openvino.Network(
+            lambda: openvino.read(prepared.get("openvino", make) / "model.xml"), self.precision, self.streams
+        )
