@@ -392,7 +392,15 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
 
 @cli.command()
 @click.argument("source")
-@click.option("--channels", required=True, help="Share of the channels to keep, such as 0.7, or a config.json.")
+@click.option("--channels", help="Share of the channels to keep, such as 0.7, or a config.json.")
+@click.option("--sparsity", type=float, help="Instead: the share of weights to make zero, such as 0.5.")
+@click.option(
+    "--pattern",
+    default="global",
+    show_default=True,
+    type=click.Choice(["global", "layer", "2:4"]),
+    help="Of --sparsity: the least weights of all, of each layer alike, or two of every four inputs.",
+)
 @click.option(
     "--importance",
     default="taylor",
@@ -402,15 +410,35 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
 )
 @click.option("--data", help="What the loss is on: emoji, digits or a folder of images.")
 @OUT
-def prune(source: str, channels: str, importance: Any, data: str | None, out: Path) -> None:
-    """Remove channels and heads: a smaller ordinary model, to be trained further.
+def prune(
+    source: str,
+    channels: str | None,
+    sparsity: float | None,
+    pattern: Any,
+    importance: Any,
+    data: str | None,
+    out: Path,
+) -> None:
+    """Remove channels and heads, or make weights zero: an ordinary model, to be trained further.
 
-    hasten distill does both.
+    hasten distill SOURCE --student DIR does that, with SOURCE's answers to learn from.
     """
+    if pattern == "2:4" and sparsity is None and channels is None:
+        sparsity = 0.5
+    if (channels is None) == (sparsity is None):
+        raise BadInput("give --channels or --sparsity, one of them")
     from hasten import commands, load
-    from hasten.distill import student
+    from hasten.distill import sparse, student
 
     loaded = load(source)
+    if sparsity is not None:
+        found = sparse.prune(loaded, sparsity, pattern, out)
+        with console.progress() as progress:
+            speeds = sparse.speeds(loaded, out, lambda detail: progress("speed", detail, 0.0))
+        click.echo(console.sparse(found, speeds))
+        click.echo(f"{'written':<12}{out}")
+        return
+    assert channels is not None
     share = student.asked(channels if Path(channels).is_file() else f"channels={channels}")
     config = student.prune(loaded, share, importance, commands.data_for(loaded, data), out)
     click.echo(f"{'channels':<12}{config['block_out_channels']}")

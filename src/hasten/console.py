@@ -204,6 +204,24 @@ def quality_line(quality: dict[str, Any]) -> str:
     )
 
 
+def sparse(found: dict[str, Any], speeds: dict[str, Any]) -> str:
+    """What zeros are worth: smaller once compressed, and by engine how much faster, or "no speed here"."""
+    before, after = found["compressed"]
+    lines = [
+        f"{'zero':<12}{found['zero']:.1%} of the weights of convolutions and linear layers",
+        f"{'compressed':<12}{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB ({1 - after / before:.0%} smaller)",
+    ]
+    for name, comparison in speeds.items():
+        interval = comparison.interval
+        if interval is None:
+            lines.append(f"{name:<12}{comparison.reason}")
+            continue
+        shown = interval.inverse()
+        word = "faster" if comparison.verdict == "FASTER" else "no speed here"
+        lines.append(f"{name:<14}{word}: {shown.ratio:.2f}x, {shown.low:.2f} to {shown.high:.2f}")
+    return "\n".join(lines)
+
+
 def peaks_line(peaks: dict[str, Any]) -> str:
     """Measured peaks of the machine for people."""
     named = {

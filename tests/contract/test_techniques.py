@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -137,6 +138,24 @@ def test_deterministic_as_declared(name: str, source: Source) -> None:
         pytest.skip("compiled once already: test_fidelity_is_as_declared")
     first, second = (plans.build(source, plan).sample(case) for _ in range(2))
     assert torch.equal(first, second)
+
+
+PAIRS = list(itertools.combinations(sorted(NAMES), 2))
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS, ids=["+".join(pair) for pair in PAIRS])
+def test_every_legal_pair_makes_the_same_samples(one: str, other: str, source: Source) -> None:
+    """Both at once, each applied, and calibrated, in the presence of the one before it; the rest are refused."""
+    plan = plan_of(one, source).plus(*plan_of(other, source).techniques)
+    reason = plan.refusal(source.build().facts)
+    if reason is not None:
+        assert reason.split(":")[0] in NAMES
+        return
+    case = draw(source.shape, 1, 4, seed=3, labels=source.labels).cases[0]
+    probe = plan.find("sampler") or PROBE
+    base = plans.build(source, Plan((probe,))).sample(case)
+    changed = plans.build(source, plan.plus(probe)).sample(case)
+    assert sqnr_db(base, changed) >= FLOORS_DB[Fidelity.LOSSY]
 
 
 def test_the_network_is_never_shared(source: Source) -> None:

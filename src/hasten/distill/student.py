@@ -20,6 +20,7 @@ from diffusers import UNet2DModel
 
 from hasten.data import loader
 from hasten.data.array import Data
+from hasten.distill import sparse
 from hasten.distill.channels import Scores, Taylor, magnitude, pruned, smaller
 from hasten.errors import BadInput
 from hasten.files import write_text
@@ -142,6 +143,7 @@ def recipe_of(source: Source, folder: Path, data: str, seconds: float, seed: int
                 "checkpoint_every": max(steps // 10, 1),
                 "sample_every": max(steps // 4, 1),
                 "seed": seed,
+                "keep_zeros": sparse.is_sparse(folder),
             },
         }
         return recipe.check(values, "", "student")

@@ -149,8 +149,8 @@ def train(
                         for optimizer in now.optimizers:
                             optimizer.step()
                         run.scaler.update()
-                        if run.forced is not None:
-                            run.forced.apply_()
+                        for constraint in run.constraints:
+                            constraint.apply_()
                         run.weights.spread_(run.halves, rng)
                     lap("optimizer")
                     _average(run, out, rng)

@@ -127,6 +127,7 @@ class TrainSection(Section):
     clip_value: float | None = Field(None, gt=0)
     clip_zscore: float | None = Field(None, gt=0)
     weight_norm: Literal["none", "parametrized", "forced"] = "none"
+    keep_zeros: bool = False
     skip_nonfinite: int = Field(10, ge=0)
     rewind_spikes: bool = False
 
@@ -235,6 +236,8 @@ def _conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "train.clip_zscore", "limits the norm itself; set train.clip_norm = 0 beside it"
     if data.vae is not None and (data.flip or data.shift):
         yield "data.vae", "makes latents, which can't be flipped or shifted; drop data.flip and data.shift"
+    if options.keep_zeros and options.step_in_backward:
+        yield "train.keep_zeros", "does not go with step_in_backward, which steps out of its sight; drop one of them"
     if options.step_in_backward:
         if options.optimizer == "muon":
             yield "train.step_in_backward", "takes one weight at a time, muon all of one shape; use adamw"

@@ -28,6 +28,7 @@ from hasten.train.schedules import LearningRate, Plateau
 from hasten.train.stability import Clip, Spike
 from hasten.train.teacher import Teacher
 from hasten.train.uncertainty import Uncertainty
+from hasten.train.zeros import Zeros
 
 MEASURED = 8  # samples: bytes grow with them in proportion, so that few tell
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -60,9 +61,15 @@ class Run:
     spike: Spike | None = None
     plateau: Plateau | None = None
     forced: normalise.Forced | None = None
+    zeros: Zeros | None = None
     uncertainty: Uncertainty | None = None
     teacher: Teacher | None = None
     profiles: list[average.PowerAverage] = field(default_factory=list)
+
+    @property
+    def constraints(self) -> tuple[normalise.Forced | Zeros, ...]:
+        """What weights are brought back to after each step."""
+        return tuple(each for each in (self.forced, self.zeros) if each is not None)
 
     @property
     def device(self) -> torch.device:
@@ -219,6 +226,7 @@ def prepare(
         spike=Spike() if options.rewind_spikes else None,
         plateau=Plateau() if options.learning_rate_schedule == "plateau" else None,
         forced=normalise.Forced(module, weights.named) if options.weight_norm == "forced" else None,
+        zeros=Zeros(module, {**dict(module.named_parameters()), **weights.named}) if options.keep_zeros else None,
         uncertainty=uncertainty,
         teacher=taught,
         setting=setting,
