@@ -204,8 +204,9 @@ def compare(
     "--what",
     default="all",
     show_default=True,
-    type=click.Choice(["python", "ops", "memory", "steps", "all"]),
-    help="Python by function and line; the network by module and operator; memory; the sampling loop.",
+    type=click.Choice(["python", "ops", "memory", "steps", "damage", "all"]),
+    help="Python by function and line; the network by module and operator; memory; the sampling loop. Not in all: what "
+    "INT8 does by layer and noise level.",
 )
 @click.option("--data", help="What to train on: emoji, digits or a folder of images.")
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images at once.")

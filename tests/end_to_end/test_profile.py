@@ -53,6 +53,22 @@ def test_a_sample_is_taken_apart(fast: str, tmp_path: Path, capsys: pytest.Captu
     assert "holds a profile" in capsys.readouterr().err
 
 
+def test_what_int8_does_by_layer_and_level(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hasten("profile", tiny_folder, "--what", "damage", "--batch", "4", "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert all(
+        len(line) <= 80 for line in printed.splitlines() if str(tmp_path) not in line and str(tiny_folder) not in line
+    )
+    found = json.loads((tmp_path / "out" / "profile.json").read_text())["damage"]
+    assert sum(row["share"] for row in found["rows"]) == pytest.approx(1.0)
+    assert {"conv_in", "conv_out"} <= {row["name"] for row in found["rows"]}
+    left = [row["decibels"] for row in found["rows"] if not row["kept"]]
+    assert all(sum(10 ** (-db[level] / 10) for db in left) <= 1e-3 for level in range(3))
+    assert "up_blocks.0.resnets.0.conv1" in (tmp_path / "out" / "profile.html").read_text()
+
+
 def test_a_training_step_is_taken_apart(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hasten("profile", tiny_folder, "--train", "--data", "digits", "--batch", "4", "--json") == 0
     result = json.loads(capsys.readouterr().out)

@@ -20,7 +20,7 @@ def summary(result: dict[str, Any], out: Path | None) -> str:
     lines = [f"{result['subject']}: {result['label']}; a {what} of {result['images']} on {result['device']}"]
     if result["headline"]:
         lines.append(result["headline"])
-    for part in (_modules, _engine, _ops, _steps, _phases, _python, _memory):
+    for part in (_modules, _engine, _ops, _steps, _phases, _python, _memory, _damage):
         lines += part(result)
     lines += ["", *(f"note: {note}" for note in result["notes"])] if result["notes"] else []
     if out is not None:
@@ -100,6 +100,27 @@ def _engine(result: dict[str, Any]) -> list[str]:
         for row in result["engine"][:ROWS]
     ]
     return _table("One evaluation by kind of operation, as the engine counts", ("", "calls", "time", "share"), rows)
+
+
+def _damage(result: dict[str, Any]) -> list[str]:
+    found = result["damage"]
+    if found is None:
+        return []
+    worst = sorted(found["rows"], key=lambda row: min(row["decibels"]))[:ROWS]
+    rows = [
+        (
+            row["name"],
+            words.share(row["share"]),
+            *(f"{db:.1f}" for db in row["decibels"]),
+            "float" if row["kept"] else "",
+        )
+        for row in worst
+    ]
+    kept = [row for row in found["rows"] if row["kept"]]
+    share = words.share(sum(row["share"] for row in kept))
+    lines = _table("What INT8 does to the output, in dB, by layer and noise", ("", "work", *found["levels"], ""), rows)
+    said = f"float: these {len(kept)} layers, {share} of the work, for {found['least_db']:.0f} dB at every level"
+    return [*lines, said]
 
 
 def _ops(result: dict[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """Where the time and the memory of a sample, or of a training step, go.
 
-Four parts: ``ops`` (one evaluation of the network by module, by kind and by operator, against the machine's own peaks),
+Parts: ``ops`` (one evaluation of the network by module, by kind and by operator, against the machine's own peaks),
 ``steps`` (the sampling loop, or the parts of a training step), ``python`` (by function and by line), ``memory`` (over
 time, and what held the peak).  Each says what its own profiler costs.  What takes a whole sample is cut to the first
 evaluations of the same sampler where the whole would take long, and says so.
@@ -28,7 +28,7 @@ from hasten.diffusion.table import Table
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, MissingExtra
 from hasten.files import write_text
-from hasten.measure import allocations, ops, python, roofline
+from hasten.measure import allocations, damage, ops, python, roofline
 from hasten.measure.clock import Clock
 from hasten.measure.profile import modules
 from hasten.measure.roofline import Peaks
@@ -40,9 +40,11 @@ from hasten.runtime import openvino
 from hasten.story.bottleneck import headline
 from hasten.subject import Subject
 from hasten.technique.plan import Plan
+from hasten.technique.quantize import calibration_states
 from hasten.train.step import TrainStep
 
-WHATS = ("python", "ops", "memory", "steps", "all")
+WHATS = ("python", "ops", "memory", "steps", "damage", "all")
+DAMAGE_IMAGES, DAMAGE_STATES, LEAST_DB = 6, 4, 30.0
 FEWEST_REPEATS, MOST_REPEATS, REPEATED_SECONDS = 3, 9, 8.0
 SAMPLE_SECONDS, FEWEST_EVALUATIONS = 2.5, 3
 PYTHON_ROWS = 40
@@ -101,7 +103,8 @@ def profile(
 ) -> dict[str, Any]:
     """Profile ``source``, or what it names (:mod:`hasten.subject`), with ``images`` at once.
 
-    ``what``: "ops", "steps", "python", "memory" or "all".  With ``train`` a training step on ``data`` takes the place
+    ``what``: "ops", "steps", "python", "memory", or "all" of these; or "damage", what INT8 does to the output by layer
+    and noise level.  With ``train`` a training step on ``data`` takes the place
     of a sample.  ``out`` gets ``profile.json`` and, with "ops", ``trace.json``.  Returns plain values, ready for JSON;
     a part that was not asked for, or that this engine can't answer, is None, and ``notes`` say why.
 
@@ -154,8 +157,10 @@ def profile(
         "phases": None,
         "python": None,
         "memory": None,
+        "damage": None,
     }
     parts = {"steps": by_step, "ops": by_operator, "python": by_python, "memory": by_memory}
+    parts["damage"] = by_damage
     with guard.holding(out) if out is not None else nullcontext():
         for part, measure in parts.items():
             if part in wanted:
@@ -238,6 +243,33 @@ def by_operator(asked: Asked) -> dict[str, Any]:
     if asked.out is not None:
         ops.trace(call, module, asked.out / "trace.json", asked.clock.device)
     return {**result, "ops": asdict(operators)}
+
+
+def by_damage(asked: Asked) -> dict[str, Any]:
+    """What INT8 does to the output, by layer and noise level, on states of the sampler's own trajectories."""
+    module = asked.module
+    if module is None or asked.step is not None:
+        asked.notes.append("damage is measured in torch, on a network that samples; name the model folder, not --train")
+        return {}
+    states = calibration_states(asked.target, DAMAGE_IMAGES)
+    states.sort(key=lambda state: -float(state[1]))  # from noise to sample
+    each = len(states) // len(damage.LEVELS)
+    places = [round(i * (each - 1) / (DAMAGE_STATES - 1)) for i in range(DAMAGE_STATES)]
+    chosen = [states[level * each + place] for level in range(len(damage.LEVELS)) for place in places]
+    x, times, *labels = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+    network = asked.target.network
+    layers = damage.damage(module, lambda: network(x, times, labels[0] if labels else None))
+    kept, whole = damage.worth_keeping(layers, LEAST_DB), sum(layer.multiplications for layer in layers)
+    rows = [
+        {
+            "name": layer.name,
+            "share": layer.multiplications / whole,
+            "decibels": [damage.decibel(share) for share in layer.damages],
+            "kept": layer.name in kept,
+        }
+        for layer in layers
+    ]
+    return {"damage": {"levels": damage.LEVELS, "least_db": LEAST_DB, "rows": rows}}
 
 
 def by_engine(network: openvino.Network, case: Case) -> list[dict[str, Any]]:
