@@ -1,0 +1,127 @@
+"""The factorised search against trying everything, on the bundled model.
+
+    python benchmarks/search_cost.py            # a quarter of an hour; benchmarks/results/search_cost.json
+
+The space is small enough to enumerate: the engines that `hasten optimize` keeps, all its solvers and time grids, 6 to
+10 evaluations.  Every point is judged on the same 64 images as the search judges by.  Cost is counted in images times
+evaluations, ranking and the converged samples included, so it does not depend on the clock.  How much slower the plan
+found is than the fastest plan that holds the budget is told at several budgets, with all engines and with the slowest.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten import propose
+from hasten.data import emoji
+from hasten.environment import environment, fingerprint
+from hasten.files import write_text
+from hasten.measure import roofline
+from hasten.model import bundled
+from hasten.model import source as sources
+from hasten.search import factorised
+from hasten.search.factorised import Trial
+from hasten.search.loop import search
+from hasten.search.space import ALL, Point, Space, key, point
+from hasten.stages import engines, trials
+from hasten.stages.run import SEARCH, Run
+from hasten.story.optimize import SEARCH_BATCH, SEARCH_IMAGES, read_reference
+
+RESULT = Path(__file__).parent / "results" / "search_cost.json"
+STEPS = (6, 7, 8, 9, 10)
+BUDGETS = (0.01, 0.02, 0.03, 0.05)
+
+
+class Measured:
+    """Points measured once and for all, and what asking for them would have cost."""
+
+    def __init__(self, bench: trials.Bench) -> None:
+        self.bench = bench
+        self.known: dict[str, dict[str, Any]] = {}
+        self.cost = 0
+
+    def __call__(self, asked: Point) -> dict[str, Any]:
+        if key(asked) not in self.known:
+            self.known[key(asked)] = self.bench.evaluate(asked)
+        self.cost += (asked["images"] or SEARCH_IMAGES) * asked["steps"]
+        return self.known[key(asked)]
+
+
+def prepared(out: Path) -> tuple[Space, Measured]:
+    """The space with measured costs, and where its points are judged: as in `hasten optimize`."""
+    source, data = sources.load(bundled.folder()), emoji.load(32)
+    run = Run(source, data, out, 0.02, 1e6, 16, 0, lambda *said: print(*said[:2], flush=True), lambda: False)
+    target = source.build()
+    rows = engines.profile_network(target, run.workload(SEARCH, 1), roofline.peaks("cpu", fingerprint(environment())))
+    tried = engines.try_engines(run, propose.engines(target.facts, rows, 0.0)[0])
+    kept = engines.keep(tried, run)
+    reference = read_reference(run, target, tried, None)
+    searched = run.workload(SEARCH, SEARCH_IMAGES // SEARCH_BATCH, SEARCH_BATCH)
+    same = engines.faithful(run, tried)
+    baseline = reference.view(torch.cat([same.sample(case) for case in searched.cases]))
+    bench = trials.Bench(run, kept, tried, searched, baseline, reference)
+    space = propose.space(target.facts, trials.costs(kept, run.goal), engines.closest(kept).name)
+    return replace(space, steps=STEPS), Measured(bench)
+
+
+def compared(space: Space, measured: Measured, out: Path, budget: float) -> dict[str, Any]:
+    """The search at one budget against all points."""
+    cells = [point(c.engine, table, n, ALL) for c in space.costs for table in space.tables for n in space.steps]
+    everything = [Trial(each, measured(each)) for each in cells]
+    whole = sum(SEARCH_IMAGES * each["steps"] for each in cells)
+    least = factorised.best(space, everything, budget)
+    measured.cost = max(images for images, _ in factorised.RUNGS) * engines.CONVERGED.steps
+    decided: list[tuple[int, float | None]] = []
+
+    def stop(done: list[Trial]) -> bool:
+        found = factorised.best(space, done, budget)
+        decided.append(
+            (measured.cost, space.cost(found[0].point["engine"], found[0].point["steps"])[1] if found else None)
+        )
+        return measured.cost > 0.1 * whole
+
+    history = out / f"{budget}.jsonl"
+    history.unlink(missing_ok=True)
+    done = search(space, measured, history, stop, budget)
+    found = factorised.best(space, done, budget)
+    seconds = [space.cost(t[0].point["engine"], t[0].point["steps"])[1] if t else None for t in (least, found)]
+    ratio = None if None in seconds else seconds[1] / seconds[0]  # type: ignore[operator]
+    first = next((cost for cost, value in decided if ratio is not None and value == seconds[1]), None)
+    return {
+        "budget": budget,
+        "points": len(cells),
+        "within_budget": len([t for t in everything if t.within(budget)]),
+        "exhaustive_cost": whole,
+        "search_cost": measured.cost,
+        "share_of_cost": measured.cost / whole,
+        "share_when_found": None if first is None else first / whole,
+        "times_the_least_seconds": ratio,
+        "best": None if not least else least[0].point,
+        "found": None if not found else found[0].point,
+        "rank_correlation": factorised.rank_correlation(done),
+    }
+
+
+def main() -> None:
+    """All budgets, with all engines and with the slowest alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        space, measured = prepared(out)
+        rows = []
+        for engines_of in (space.costs, space.costs[-1:]):
+            for budget in BUDGETS:
+                rows.append(compared(replace(space, costs=engines_of), measured, out, budget))
+                print(json.dumps(rows[-1]), flush=True)
+        costs = [vars(cost) for cost in space.costs]
+    result = {"rows": rows, "costs": costs, "steps": STEPS, "environment": environment()}
+    write_text(RESULT, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
