@@ -3,7 +3,7 @@
     import hasten
 
     source = hasten.load("my_model/")
-    result = hasten.optimize(source, hasten.data("emoji", 32), out="runs/mine")
+    result = hasten.optimize(source, hasten.load_data("emoji", 32), out="runs/mine")
     target, *_ = hasten.load_artifact("runs/mine/artifact")
     pictures = target.sample(hasten.draw(source.shape, 1, 16, seed=0, labels=source.labels).cases[0])
 
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from hasten.artifact import load as load_artifact
     from hasten.artifact import verify
-    from hasten.data.loader import by_name as data
+    from hasten.data.loader import by_name as load_data
     from hasten.model.source import load
     from hasten.model.workload import draw
     from hasten.story.compare import compare
@@ -32,15 +32,15 @@ _WHERE = {
     "Plan": ("hasten.technique.plan", "Plan"),
     "build": ("hasten.technique.plan", "build"),
     "compare": ("hasten.story.compare", "compare"),
-    "data": ("hasten.data.loader", "by_name"),
     "draw": ("hasten.model.workload", "draw"),
     "load": ("hasten.model.source", "load"),
     "load_artifact": ("hasten.artifact", "load"),
+    "load_data": ("hasten.data.loader", "by_name"),
     "optimize": ("hasten.story.optimize", "optimize"),
     "profile": ("hasten.story.profile", "profile"),
     "verify": ("hasten.artifact", "verify"),
 }
-__all__ = ["Plan", "build", "compare", "data", "draw", "load", "load_artifact", "optimize", "profile", "verify"]
+__all__ = ["Plan", "build", "compare", "draw", "load", "load_artifact", "load_data", "optimize", "profile", "verify"]
 
 
 def __getattr__(name: str) -> Any:

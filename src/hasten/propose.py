@@ -76,7 +76,7 @@ def engines(
         fused = [techniques for techniques in wanted if Runtime(streams=most, precision="float32") in techniques]
         wanted += [(each, *techniques) for each in Upsampling.choices(facts) for techniques in fused]
     if small:
-        fast = tuple(each for each in runtimes if each.precision == "float32" and each.streams == most)
+        fast = tuple(each for each in runtimes if each.precision == "float32" and each.streams == 1)
         rounded = Weights.choices(facts)
         wanted += [*itertools.product(fast, rounded), *itertools.product(fast, quantizers, rounded)]
     wanted += [(student, *techniques) for student in students for techniques in [(), *wanted]]

@@ -140,6 +140,29 @@ def test_another_model_without_data_works_unchanged(
     assert (out / "report.html").exists()
 
 
+def test_a_goal_of_size_ends_in_a_slim_artifact_and_a_front(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    budgets = ["--budget", "quality=60%", "--budget", "size=2MB", "--budget", "memory=4GB"]
+    assert hasten("optimize", tiny_folder, "--data", "digits", *budgets, "--goal", "size", "--time", "20s",
+                  "--batch", "4", "--out", out) == 0  # fmt: skip
+    result = result_of(out)
+    assert result["search"]["goal"] == "size"
+    assert result["search"]["limits"] == {"quality": 0.6, "memory_bytes": 4e9, "size_bytes": 2e6}
+    assert result["candidate"]["weight_bytes"] < result["baseline"]["weight_bytes"]
+    assert result["candidate"]["peak_bytes"] < 4e9
+    assert {row["technique"] for row in result["candidate"]["plan"]} >= {"runtime", "weights", "sampler"}
+    assert not list((out / "artifact" / "source").rglob("*.safetensors"))
+    assert hasten("verify", out / "artifact") == 0
+    fronts = [row["front"] for row in result["candidates"] if row["front"]]
+    assert sorted(f"front/{path.name}" for path in (out / "front").iterdir()) == sorted(fronts)
+    assert hasten("apply", out / fronts[0], tiny_folder, "--out", tmp_path / "applied", "--slim") == 0
+    assert hasten("optimize", tiny_folder, "--budget", "size=1kB", "--time", "9s", "--batch", "4",
+                  "--out", tmp_path / "none") == 1  # fmt: skip
+    assert "no plan is within --budget size=1000B: the smallest (" in capsys.readouterr().err
+
+
 def test_a_finished_folder_is_not_overwritten(run: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "result.json").read_bytes()
     assert hasten("optimize", tiny_folder, "--out", run) == 2

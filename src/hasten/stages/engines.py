@@ -214,7 +214,7 @@ def _pays(engine: Engine, simpler: Engine, goal: str) -> bool:
 
 
 def _within_memory(run: Run, engines: list[Engine]) -> list[Engine]:
-    """Engines with their measured peaks, the fastest first, until enough are within the budget.
+    """Engines with their measured peaks, the best first, until enough are within the budget (all for that goal).
 
     Raises HastenError when none is, and when peaks can't be measured.
     """
@@ -223,7 +223,7 @@ def _within_memory(run: Run, engines: list[Engine]) -> list[Engine]:
     most = math.inf if run.memory_bytes is None else run.memory_bytes
     within: list[Engine] = []
     least = math.inf
-    for engine in sorted(engines, key=lambda e: e.median_seconds):
+    for engine in sorted(engines, key=lambda e: (e.weight_bytes if run.goal == "size" else 0, e.median_seconds)):
         if run.goal != "memory" and len(within) > KEPT_ENGINES:
             break
         run.say("engines", f"peak memory of {engine.name}")
@@ -276,7 +276,8 @@ def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> 
                 found = engine.against(mine).inverse()
                 words = {Verdict.FASTER: "faster, but no plan with it held", Verdict.SLOWER: "slower"}
                 said = words.get(verdict(engine.against(mine)), "dropped: no faster for certain")
-                interval = f"{found.ratio:.2f}x, {found.low:.2f} to {found.high:.2f}"
-                reason = f"{said}: {engine.name} is {interval} of {mine.name} here"
+                interval = f"{found.low:.2f} to {found.high:.2f}, {found.n} round{'s' if found.n > 1 else ''}"
+                speed = f"{found.ratio:.2f}x the speed of {mine.name} here ({interval})"
+                reason = f"{said}: {engine.name} has {speed}"
                 rows.append(Refusal(technique.name, technique.label, reason))
     return rows
