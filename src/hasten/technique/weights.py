@@ -53,8 +53,10 @@ class Weights:
         return (cls(), cls(4, 8))
 
     def apply_(self, target: Target, prepared: Prepared) -> None:
-        """Round once (cached), then run the rounded graph, on one stream: on two OpenVINO 2026.4 now and then runs such a
-        graph with some of its weights in each other's place (LOG.md).  Raises BadInput for more streams."""
+        """Round once (cached), then run the rounded graph, on one stream.
+
+        On two OpenVINO 2026.4 now and then answers wrongly (LOG.md).  Raises BadInput for more streams than one.
+        """
         network = target.network
         assert isinstance(network, openvino.Network)
         if network.streams > 1:
