@@ -21,6 +21,7 @@ from diffusers import UNet2DModel
 from hasten.errors import BadInput
 
 BLOCKS = {"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"}
+CONDITION = 1e-3  # singular values under this share of the largest count as none
 Scores = Callable[[str, int], torch.Tensor]
 
 
@@ -269,10 +270,14 @@ def _head_width(network: UNet2DModel, name: str) -> int:
 
 
 def _fitted(network: UNet2DModel, made: UNet2DModel, times: torch.Tensor) -> torch.Tensor:
-    """The first layer of the time embedding on other sinusoids, as near as least squares come to what it gave."""
+    """The first layer of the time embedding on other sinusoids, as near as least squares come to what it gave.
+
+    Slow sinusoids hardly differ; directions that only such differences tell are left out, for they would take weights
+    of a million and more (LOG.md).
+    """
     weight = network.time_embedding.linear_1.weight.detach().double()
     before, after = network.time_proj(times).double(), made.time_proj(times).double()
-    found: torch.Tensor = torch.linalg.lstsq(after, before @ weight.T, driver="gelsd").solution
+    found: torch.Tensor = torch.linalg.lstsq(after, before @ weight.T, rcond=CONDITION, driver="gelsd").solution
     return found.T.float().contiguous()
 
 

@@ -52,13 +52,17 @@ def save_folder(
     extra: dict[str, Any],
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Write ``out`` as a diffusers pipeline folder: unet (safetensors in ``dtype``), scheduler, and ``hasten.json``."""
+    """Write ``out`` as a diffusers pipeline folder: unet (safetensors in ``dtype``), scheduler, and ``hasten.json``.
+
+    A tensor that ``dtype`` can't hold, as float16 none over 65,504, stays in float32.
+    """
     index = {
         "_class_name": "DDIMPipeline",
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "unet": ["diffusers", "UNet2DModel"],
     }
     halves = {name: tensor.detach().to(dtype).contiguous() for name, tensor in weights.items()}
+    halves |= {n: weights[n].detach().float().contiguous() for n, half in halves.items() if not half.isfinite().all()}
     write_text(out / "unet" / "config.json", _json({**config, "_class_name": "UNet2DModel"}))
     write_bytes(out / "unet" / "diffusion_pytorch_model.safetensors", save(halves, metadata={"format": "pt"}))
     write_text(out / "scheduler" / "scheduler_config.json", _json(scheduler))
