@@ -17,7 +17,7 @@ from hasten.search.space import ALL, Point, Space, key, point
 
 RUNGS = ((8, 4), (16, 2))  # images that samplers are ranked by, and how many of them go on
 NEIGHBOURS = 6  # so many samplers of the nearest number of evaluations are ranked again, once one was ranked in full
-FIRST_STEPS = 8
+FIRST_STEPS = 10  # likely to hold, so that there soon is something to do better than
 CLEARLY = 2.0  # a loss of so many budgets rules a number of evaluations out with its best sampler alone
 
 
