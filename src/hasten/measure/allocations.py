@@ -178,6 +178,7 @@ class Resident:
         self._points: list[tuple[float, int]] = []
         self._stop, self._process, self._began = threading.Event(), psutil.Process(), time.perf_counter()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._read()  # what is held before the block, however late the thread gets its turn
         self._thread.start()
         return self
 
@@ -188,10 +189,8 @@ class Resident:
         self.timeline = thinned(self._points)
 
     def _watch(self) -> None:
-        while True:
+        while not self._stop.wait(self.every_seconds):
             self._read()
-            if self._stop.wait(self.every_seconds):
-                return
 
     def _read(self) -> None:
         self._points.append((time.perf_counter() - self._began, self._process.memory_info().rss))
