@@ -99,3 +99,13 @@ def test_help_needs_no_torch() -> None:
     code += "_exit_status(lambda: cli.main(['--help'], standalone_mode=False), False); "
     code += "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_public_names_are_what_they_say_whatever_was_imported_before() -> None:
+    """``hasten.data`` was a function until the package of that name was imported."""
+    import hasten
+
+    for name in hasten.__all__:
+        assert callable(getattr(hasten, name)), name
+    modules = {path.stem for path in Path(hasten.__file__).parent.iterdir() if not path.name.startswith("_")}
+    assert not modules & set(hasten.__all__)

@@ -71,9 +71,11 @@ def save(
         raise BadInput(
             "a slim artifact has no weights of the model, and this plan runs them; add runtime, or drop --slim"
         )
-    plans.build(source, plan)  # what is prepared on the way there is not needed again
     prepared = plans.prepare(source)
     target = plans.build(source, plan, prepared)
+    if prepared.seconds:  # what was made on the way to it is used no more, and need not be carried
+        prepared = plans.prepare(source)
+        target = plans.build(source, plan, prepared)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

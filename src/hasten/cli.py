@@ -424,22 +424,20 @@ def prune(
 
     hasten distill SOURCE --student DIR does that, with SOURCE's answers to learn from.
     """
-    if pattern == "2:4" and sparsity is None and channels is None:
-        sparsity = 0.5
-    if (channels is None) == (sparsity is None):
-        raise BadInput("give --channels or --sparsity, one of them")
+    zeros = sparsity is not None or pattern == "2:4"
+    if (channels is not None) == zeros:
+        raise BadInput("give --channels or --sparsity (or --pattern 2:4), one of them")
     from hasten import commands, load
     from hasten.distill import sparse, student
 
     loaded = load(source)
-    if sparsity is not None:
+    if channels is None:
         found = sparse.prune(loaded, sparsity, pattern, out)
         with console.progress() as progress:
             speeds = sparse.speeds(loaded, out, lambda detail: progress("speed", detail, 0.0))
         click.echo(console.sparse(found, speeds))
         click.echo(f"{'written':<12}{out}")
         return
-    assert channels is not None
     share = student.asked(channels if Path(channels).is_file() else f"channels={channels}")
     config = student.prune(loaded, share, importance, commands.data_for(loaded, data), out)
     click.echo(f"{'channels':<12}{config['block_out_channels']}")

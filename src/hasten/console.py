@@ -214,7 +214,7 @@ def sparse(found: dict[str, Any], speeds: dict[str, Any]) -> str:
     for name, comparison in speeds.items():
         interval = comparison.interval
         if interval is None:
-            lines.append(f"{name:<12}{comparison.reason}")
+            lines.append(f"{name:<14}{comparison.reason}")
             continue
         shown = interval.inverse()
         word = "faster" if comparison.verdict == "FASTER" else "no speed here"

@@ -123,10 +123,8 @@ def write(
             "guidance": source.guidance,
         },
         "data": None if data is None else {"name": data.name, "samples": len(data.samples)},
-        "baseline": side(Plan(), per_image["baseline"], peaks["baseline"], BASELINE_STEPS)
-        | {"weight_bytes": weight_bytes["baseline"]},
-        "candidate": side(plan, per_image["candidate"], peaks["candidate"], None)
-        | {"weight_bytes": weight_bytes["candidate"]},
+        "baseline": side(Plan(), per_image["baseline"], peaks["baseline"], weight_bytes["baseline"], BASELINE_STEPS),
+        "candidate": side(plan, per_image["candidate"], peaks["candidate"], weight_bytes["candidate"], None),
         "passed": passed,
         "speedup": speedup(comparison) | {"noise_floor": speedup(noise_floor)},
         "clock": {"overhead_share": comparison.clock_overhead, "mhz": comparison.clock_mhz},
@@ -155,7 +153,9 @@ def write(
     return made
 
 
-def side(plan: Plan, seconds_per_image: float, peak: int | None, evaluations: int | None) -> dict[str, Any]:
+def side(
+    plan: Plan, seconds_per_image: float, peak: int | None, weight_bytes: int | None, evaluations: int | None
+) -> dict[str, Any]:
     """Baseline or candidate."""
     sampler = plan.find("sampler")
     return {
@@ -164,6 +164,7 @@ def side(plan: Plan, seconds_per_image: float, peak: int | None, evaluations: in
         "plan_hash": plan.hash,
         "seconds_per_image": seconds_per_image,
         "peak_bytes": peak,
+        "weight_bytes": weight_bytes,
         "evaluations": evaluations if sampler is None else getattr(sampler, "steps", None),
     }
 

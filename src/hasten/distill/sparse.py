@@ -7,7 +7,6 @@ them faster, is measured (:func:`speeds`), and mostly it does not.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +22,15 @@ from hasten.model import source as sources
 from hasten.model.config import read_folder
 from hasten.model.folder import save_folder
 from hasten.model.source import Source
+from hasten.model.target import weight_names
 from hasten.model.workload import draw
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.runtime import Runtime
-from hasten.technique.sampler import Sampler
-from hasten.train.normalise import layers
+from hasten.technique.sampler import STEP_PROBE
 
 Pattern = Literal["global", "layer", "2:4"]
-PROBE = Sampler("ddim", 2, "uniform")
+HALF = 0.5
 
 
 def masks(module: torch.nn.Module, sparsity: float, pattern: Pattern) -> dict[str, torch.Tensor]:
@@ -40,8 +39,7 @@ def masks(module: torch.nn.Module, sparsity: float, pattern: Pattern) -> dict[st
     ``sparsity``, in (0, 1): the share that goes; 2:4 has one of its own.  Of 2:4 a layer whose number of inputs is no
     multiple of four stays whole.
     """
-    names = [f"{name}.weight".lstrip(".") for name in layers(module)]
-    weights = {name: module.get_parameter(name).detach() for name in names}
+    weights = {name: module.get_parameter(name).detach() for name in weight_names(module)}
     if pattern == "2:4":
         return {name: _two_of_four(weight) for name, weight in weights.items()}
     if pattern == "layer":
@@ -50,16 +48,20 @@ def masks(module: torch.nn.Module, sparsity: float, pattern: Pattern) -> dict[st
     return {name: weight.abs() > edge for name, weight in weights.items()}
 
 
-def prune(source: Source, sparsity: float, pattern: Pattern, out: Path) -> dict[str, Any]:
+def prune(source: Source, sparsity: float | None, pattern: Pattern, out: Path) -> dict[str, Any]:
     """Write ``out``, the model of ``source`` with zeros, and return what is ``zero`` (a share of all weights of layers)
-    and ``compressed`` (bytes before and after, float16 by zlib).
+    and ``compressed`` (bytes before and after, float16 by zlib).  ``sparsity`` is None, or 0.5, for 2:4.
 
     Raises BadInput for a source that is no diffusers folder and for a share out of range.
     """
     if source.folder is None:
         raise BadInput(f"{source.name} is a module of your own; zero its weights by hasten.distill.sparse.masks")
-    if not 0.0 < sparsity < 1.0:
-        raise BadInput(f"--sparsity {sparsity:g} is out of range; over 0, under 1")
+    if pattern == "2:4":
+        if sparsity not in (None, HALF):
+            raise BadInput(f"--sparsity {sparsity:g}: of 2:4 it is {HALF:g}; drop it, or use another --pattern")
+        sparsity = HALF
+    if sparsity is None or not 0.0 < sparsity < 1.0:
+        raise BadInput(f"--sparsity {sparsity} is out of range; over 0, under 1")
     if out.exists():
         raise BadInput(f"{out} exists; choose another --out")
     network = source.module().float()
@@ -77,10 +79,10 @@ def prune(source: Source, sparsity: float, pattern: Pattern, out: Path) -> dict[
 
 def speeds(dense: Source, folder: Path, say: Callable[[str], None]) -> dict[str, pair.Comparison]:
     """The sparse model against the dense one, by engine, in pairs."""
-    sparse = sources.load(folder)
+    sparse, facts = sources.load(folder), dense.build().facts
     found = {}
-    for name, plan in (("PyTorch eager", Plan((PROBE,))), ("OpenVINO", Plan((Runtime("float32", 1), PROBE)))):
-        if plan.refusal(dense.build().facts) is not None:
+    for name, plan in (("PyTorch eager", Plan((STEP_PROBE,))), ("OpenVINO", Plan((Runtime("float32", 1), STEP_PROBE)))):
+        if plan.refusal(facts) is not None:
             continue
         say(f"dense and sparse on {name}")
         found[name] = pair.compare(
@@ -94,8 +96,7 @@ def speeds(dense: Source, folder: Path, say: Callable[[str], None]) -> dict[str,
 
 def is_sparse(folder: Path) -> bool:
     """Whether a model folder says that it was pruned to zeros."""
-    path = folder / "hasten.json"
-    return path.is_file() and "zero" in json.loads(path.read_text(encoding="utf-8")).get("pruned", {})
+    return "zero" in read_folder(folder).extra.get("pruned", {})
 
 
 def _two_of_four(weight: torch.Tensor) -> torch.Tensor:

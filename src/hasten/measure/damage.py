@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-LAYERS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.Linear)
+from hasten.model.target import layers
+
 LEVELS = ("early", "middle", "late")  # thirds of the sampling times, from noise to sample
 WEIGHT_STEPS, INPUT_STEPS = 127, 255
 
@@ -39,7 +40,7 @@ def damage(
     ``evaluate()`` asks the network about equally many states of each of LEVELS, one level after the other, and returns
     the outputs (n, ...).
     """
-    named = {name: part for name, part in module.named_modules() if isinstance(part, LAYERS)}
+    named = layers(module)
     seen: dict[str, tuple[float, float, int]] = {}
     hooks = [part.register_forward_hook(_observer(seen, name)) for name, part in named.items()]
     try:
@@ -52,7 +53,7 @@ def damage(
     for number, (name, (low, high, multiplications)) in enumerate(seen.items(), 1):
         say(f"layer {number} of {len(seen)}")
         part = named[name]
-        weight = part.weight
+        weight = module.get_parameter(f"{name}.weight".lstrip("."))
         part.weight = torch.nn.Parameter(rounded_weight(weight), requires_grad=False)
         hook = part.register_forward_pre_hook(_rounder(low, high))
         try:

@@ -21,6 +21,19 @@ from hasten.model.workload import Case
 TORCH_PROPERTIES = frozenset({"torch_module", "float_weights", "float32", "trainable", "exportable", "deterministic"})
 
 
+LAYERS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.Linear)
+
+
+def layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The linear and convolution layers in ``module``, by name."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, LAYERS)}
+
+
+def weight_names(module: torch.nn.Module) -> list[str]:
+    """The names of their weights."""
+    return [f"{name}.weight".lstrip(".") for name in layers(module)]
+
+
 class Network(Protocol):
     """``(x (n, *shape), time (n,), labels (n,) or None) -> output (n, *shape)``, float32 in and out."""
 

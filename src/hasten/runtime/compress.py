@@ -1,4 +1,4 @@
-"""Weights of an OpenVINO graph in 8 or 4 bits on disk; it is run with what they stand for.
+"""Weights of an OpenVINO graph in 8 or 4 bits on disk; the engine runs what they stand for.
 
 With 8 bits each output has a scale.  With 4 bits each group of weights has one, and a product of two thin matrices
 gives back the largest singular directions of what rounding lost: ``W = Q + L R`` (Zhang et al. 2024, LQER,
@@ -13,11 +13,9 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
-from openvino.passes import ConstantFolding, Manager
 
 from hasten.runtime.openvino import PRODUCTS
 
-STORED = "hasten stored weights of "  # what the names of rounded weights begin with
 GROUP = 32  # weights with a common scale, of 4 bits
 FEWEST = 1024  # weights of a tensor that is worth it
 LARGEST = {8: 127, 4: 7}
@@ -36,27 +34,7 @@ def compress(graph: Any, bits: int, rank: int) -> Any:
             continue
         weight = np.array(constant.data, np.float32)
         if weight.size >= FEWEST:
-            stored = _stored(weight, bits, rank)
-            stored.set_friendly_name(f"{STORED}{op.get_friendly_name()}")
-            op.input(1).replace_source_output(stored.output(0))
-    graph.validate_nodes_and_infer_types()
-    return graph
-
-
-def expanded(graph: Any) -> Any:
-    """``graph`` with what :func:`compress` stored as plain float weights again, in place."""
-    for op in graph.get_ops():
-        if not op.get_friendly_name().startswith(STORED):
-            continue
-        folded = ov.Model([ops.result(op)], []).clone()
-        manager = Manager()
-        manager.register_pass(ConstantFolding())
-        manager.run_passes(folded)
-        weight = ops.constant(np.array(folded.get_results()[0].input_value(0).get_node().data, np.float32))
-        weight.set_friendly_name(op.get_friendly_name())
-        for target in op.output(0).get_target_inputs():
-            if target.get_node().get_type_name() != "Result":
-                target.replace_source_output(weight.output(0))
+            op.input(1).replace_source_output(_stored(weight, bits, rank).output(0))
     graph.validate_nodes_and_infer_types()
     return graph
 

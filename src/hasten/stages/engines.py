@@ -29,7 +29,7 @@ from hasten.stages.run import SEARCH, Run
 from hasten.technique import plan as plans
 from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
-from hasten.technique.sampler import Sampler
+from hasten.technique.sampler import STEP_PROBE, Sampler
 from hasten.technique.swap import Swap
 
 ENGINES_END = 0.22  # the share of the time by whose end no further round begins
@@ -37,7 +37,6 @@ KEPT_ENGINES = 2
 # Drift of an engine on two-evaluation samples: hardly visible, and far below anything that is measured.
 CLOSE_DB, FAITHFUL_DB = 45.0, 60.0
 CONVERGED = Sampler("unipc", 60, "logsnr")  # its samples are over 50 dB from those of 100 steps (LOG.md)
-STEP_PROBE = Sampler("ddim", 2, "uniform")
 BASELINE = "the baseline's own engine"
 
 
@@ -248,7 +247,7 @@ def _peak(run: Run, plan: Plan) -> int:
 def closest(engines: Sequence[Engine]) -> Engine:
     """The fastest of those kept that hardly change the samples, or the one that changes them least."""
     close = [e for e in engines if e.drift_db is None or e.drift_db >= CLOSE_DB]
-    return min(close, key=lambda e: e.median_seconds) if close else max(engines, key=lambda e: e.drift_db or math.inf)
+    return min(close, key=lambda e: e.median_seconds) if close else max(engines, key=lambda e: e.drift_db or 0.0)
 
 
 def faithful(run: Run, engines: list[Engine], *techniques: Technique) -> Target:

@@ -27,6 +27,7 @@ from hasten.technique.sampler import Sampler
 CONFIRM_END = 0.80  # the share of the time by whose end no further round begins, once there are enough
 MORE_END = 0.85  # and after which no further pairs are sampled for quality alone
 ROUNDS = 12
+MOST_SHARED = 3  # techniques of the network that shares are told for: the plans to time double with each
 HELD = (quality.NO_LOSS, quality.WITHIN)  # the better one first
 
 
@@ -117,11 +118,14 @@ def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison,
     A share is Shapley's: the mean, over all orders in which the techniques of the network can be added, of what this
     one makes faster at its turn, round by round; shares multiply to the whole (Shapley 1953; orders that a plan refuses
     don't count).  A sampler multiplies evaluations whatever the engine, so its share is what the winner loses without
-    it.  Cases have a quarter of the images: without its sampler the winner takes as many evaluations as the baseline.
+    it.  Of more than MOST_SHARED techniques no shares are told.
+
+    Cases have a quarter of the images: without its sampler the winner takes as many evaluations as the baseline.
     """
     network = [t for t in winner.techniques if t.name != Sampler.name]
-    orders = _orders(network)
+    orders = _orders(network) if len(network) <= MOST_SHARED else []
     sets = {frozenset(order[:n]) for order in orders for n in range(len(order) + 1)}
+    sets |= {frozenset(t.name for t in Plan(tuple(network)).without(each.name)[0].techniques) for each in network}
     builders: dict[str, pair.Builder] = {
         "candidate": lambda: run.build(winner),
         "candidate again": lambda: run.build(winner),
@@ -149,9 +153,8 @@ def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison,
         if name not in comparisons or comparisons[name].interval is None:
             continue
         found = result.speedup(comparisons[name], "times")
-        share = {key: found[key] for key in ("ratio", "low", "high")}
-        if technique.name != Sampler.name:
-            share = _share(technique.name, orders, comparisons) or share
+        alone = {key: found[key] for key in ("ratio", "low", "high")}
+        share = alone if technique.name == Sampler.name else _share(technique.name, orders, comparisons)
         rows.append(
             {"technique": technique.name, "label": technique.label, "removed": removed, **found, "share": share}
         )
@@ -180,6 +183,8 @@ def _share(name: str, orders: list[tuple[str, ...]], comparisons: dict[str, Comp
         for o in comparison.observations:
             if o.seconds is not None and o.round >= 0 and o.plan in ("candidate", other):
                 seconds.setdefault(o.plan, {})[o.round] = o.seconds
+    if not orders:
+        return None
     whole = frozenset(orders[0])
 
     def times(names: tuple[str, ...]) -> dict[int, float]:

@@ -10,44 +10,39 @@ import torch
 
 from hasten.errors import HastenError
 from hasten.measure import quality
-from hasten.measure.quality import Reference, View
+from hasten.measure.quality import Reference
 from hasten.model.target import Target
-from hasten.model.workload import Workload
 from hasten.search import factorised
 from hasten.search.factorised import Trial
 from hasten.search.space import ALL, Cost, Point, Space
 from hasten.stages.engines import CONVERGED, Engine, faithful
-from hasten.stages.run import Run
+from hasten.stages.run import SEARCH, Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
 
+SEARCH_IMAGES, SEARCH_BATCH = 64, 8
 FINALISTS = 3
 SAFER_DB = 1.5  # how much closer to the baseline the next finalist is
 FRONT = "front"  # the folder of its plans
 
 
 class Bench:
-    """Where points are measured: search cases of eight images, and one target an engine.
+    """Where points are measured: SEARCH_IMAGES in cases of SEARCH_BATCH, the baseline's samples of them, and one target
+    an engine.
 
-    A sampler is but another table on the same network, so the targets are built, and compiled, once.
+    A sampler is but another table on the same network, so the targets are built, and compiled, once; and what a sampler
+    made while it was ranked is not made again while its number of evaluations is looked at.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        engines: Sequence[Engine],
-        tried: list[Engine],
-        workload: Workload,
-        baseline: View,
-        reference: Reference,
-    ) -> None:
-        self.run, self.workload, self.baseline, self.reference = run, workload, baseline, reference
+    def __init__(self, run: Run, engines: Sequence[Engine], tried: list[Engine], reference: Reference) -> None:
+        self.run, self.tried, self.reference = run, tried, reference
         self.engines = {engine.name: engine for engine in engines}
+        self.cases = run.workload(SEARCH, SEARCH_IMAGES // SEARCH_BATCH, SEARCH_BATCH).cases
+        same = faithful(run, tried)
+        self.baseline = reference.view(torch.cat([same.sample(case) for case in self.cases]))
         self.targets: dict[str, Target] = {}
-        most = max(images for images, _ in factorised.RUNGS)
-        self.ranked = [case for case in workload.cases if case.index * workload.images_per_case < most]
-        self.tried = tried
+        self.made: dict[tuple[str, Sampler], list[torch.Tensor]] = {}
         self._converged: torch.Tensor | None = None
 
     def evaluate(self, point: Point) -> dict[str, Any]:
@@ -57,17 +52,13 @@ class Bench:
         sampler = sampler_of(point)
         doing = "judging" if point["images"] == ALL else "ranking"
         self.run.say("search", f"{doing} {', '.join(as_plan(point, self.engines).label)}")
-        cases = self.workload.cases if point["images"] == ALL else self.ranked
         try:
-            target = self._target(engine)
-            target.table = sampler.table(target.schedule)
-            images = point["images"] or len(self.baseline)
-            samples = torch.cat([target.sample(case) for case in cases[: -(-images // self.workload.images_per_case)]])
+            samples = self._samples(engine, sampler, (point["images"] or SEARCH_IMAGES) // SEARCH_BATCH)
         except HastenError as error:
             return {"failure": str(error)}
         if not torch.isfinite(samples).all():
             return {"failure": "samples are not finite"}
-        measured: dict[str, Any] = {"failure": None, "evaluations": target.table.evaluations}
+        measured: dict[str, Any] = {"failure": None, "evaluations": self.targets[engine.name].table.evaluations}
         if point["images"] != ALL:
             return measured | {"drift_db": quality.drift_db(self.converged()[: len(samples)], samples)}
         judged = quality.compare(self.reference, self.baseline, self.reference.view(samples), budget=self.run.budget)
@@ -76,14 +67,20 @@ class Bench:
     def converged(self) -> torch.Tensor:
         """The model's own converged samples of the cases that samplers are ranked on."""
         if self._converged is None:
-            target = faithful(self.run, self.tried, CONVERGED)
-            self._converged = torch.cat([target.sample(case) for case in self.ranked])
+            target, most = faithful(self.run, self.tried, CONVERGED), max(images for images, _ in factorised.RUNGS)
+            self._converged = torch.cat([target.sample(case) for case in self.cases[: most // SEARCH_BATCH]])
         return self._converged
 
-    def _target(self, engine: Engine) -> Target:
+    def _samples(self, engine: Engine, sampler: Sampler, cases: int) -> torch.Tensor:
+        """Of the first ``cases``."""
         if engine.name not in self.targets:
             self.targets[engine.name] = self.run.build(engine.plan)
-        return self.targets[engine.name]
+        target = self.targets[engine.name]
+        target.table = sampler.table(target.schedule)
+        self.made = {key: made for key, made in self.made.items() if key[1].steps == sampler.steps}
+        made = self.made.setdefault((engine.name, sampler), [])
+        made += [target.sample(case) for case in self.cases[len(made) : cases]]
+        return torch.cat(made[:cases])
 
 
 def costs(engines: Sequence[Engine], goal: str) -> list[Cost]:
@@ -135,6 +132,8 @@ def front(trials: list[Trial], engines: dict[str, Engine]) -> list[Trial]:
 def write_front(folder: Path, trials: list[Trial], engines: dict[str, Engine]) -> None:
     """The plans of the front as ``1.toml``, ``2.toml``, ... for ``hasten apply``, the fastest first."""
     folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.toml"):
+        old.unlink()
     for number, trial in enumerate(trials, 1):
         plans.write(as_plan(trial.point, engines), folder / f"{number}.toml")
 

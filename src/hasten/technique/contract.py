@@ -4,8 +4,8 @@ Compatibility is an effect system: a technique names its stage, what must hold b
 it, and the exclusive slots that it takes.  :meth:`hasten.technique.plan.Plan.refusal` walks the stages.
 
 Properties: ``torch_module`` (a torch module does the work), ``float_weights``, ``float32``, ``trainable``,
-``exportable``, ``deterministic``, ``openvino_graph``.  Slots: ``network``, ``sampler``, ``weight_format``, ``layout``,
-``graph``, ``stored_weights``.
+``exportable``, ``deterministic``, ``openvino_graph``, ``one_stream`` (a batch is not split).  Slots: ``network``,
+``sampler``, ``weight_format``, ``layout``, ``graph``, ``stored_weights``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ class Technique(Protocol):
     """A frozen dataclass: its fields are its hyper-parameters, plain TOML values."""
 
     name: ClassVar[str]
-    effects: ClassVar[Effects]
+
+    @property
+    def effects(self) -> Effects:
+        """What it needs, gives and takes away, by its settings."""
+        ...
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ class Runtime:
     """``precision``: what OpenVINO computes in, "float32" or "bfloat16"; ``streams``: parts of a batch run at once."""
 
     name: ClassVar[str] = "runtime"
-    effects: ClassVar[Effects] = Effects(
+    SPLIT: ClassVar[Effects] = Effects(
         Stage.RUNTIME,
         Fidelity.LOSSY,
         scope="graph",
@@ -28,6 +28,12 @@ class Runtime:
         gives=frozenset({"openvino_graph"}),
         claims=frozenset({"graph"}),
     )
+
+    @property
+    def effects(self) -> Effects:
+        """As declared for several streams; one leaves batches whole."""
+        whole = frozenset({"one_stream"}) if self.streams == 1 else frozenset()
+        return replace(self.SPLIT, gives=self.SPLIT.gives | whole)
 
     precision: str = "float32"
     streams: int = 1

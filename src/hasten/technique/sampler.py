@@ -58,3 +58,6 @@ class Sampler:
     def table(self, schedule: Schedule) -> Table:
         """What the target runs."""
         return solvers.SOLVERS[self.solver](schedule, times.GRIDS[self.grid](schedule, self.steps))
+
+
+STEP_PROBE = Sampler("ddim", 2, "uniform")  # what an engine is tried with: as few evaluations as make a sample

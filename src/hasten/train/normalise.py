@@ -17,13 +17,9 @@ import torch
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-LAYERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+from hasten.model.target import layers, weight_names
+
 SMALLEST = 1e-12
-
-
-def layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The linear and convolution layers in ``module``, by name."""
-    return {name: part for name, part in module.named_modules() if isinstance(part, LAYERS)}
 
 
 def parametrize_(module: torch.nn.Module) -> None:
@@ -63,7 +59,7 @@ class Forced:
     """
 
     def __init__(self, module: torch.nn.Module, named: Mapping[str, torch.Tensor] | None = None) -> None:
-        names = [f"{name}.weight".lstrip(".") for name in layers(module)]
+        names = weight_names(module)
         self.weights = dict(named or module.named_parameters())
         self.weights = {name: self.weights[name] for name in names if name in self.weights}
         self.lengths = {name: _lengths(weight.detach()) for name, weight in self.weights.items()}

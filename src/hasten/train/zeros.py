@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from hasten.errors import BadInput
-from hasten.train.normalise import layers
+from hasten.model.target import weight_names
 
 
 class Zeros:
@@ -17,8 +17,7 @@ class Zeros:
     """
 
     def __init__(self, module: torch.nn.Module, named: Mapping[str, torch.Tensor]) -> None:
-        names = [f"{name}.weight".lstrip(".") for name in layers(module)]
-        self.weights = {name: named[name] for name in names if bool((named[name] == 0).any())}
+        self.weights = {name: named[name] for name in weight_names(module) if bool((named[name] == 0).any())}
         if not self.weights:
             raise BadInput("train.keep_zeros: no weight of a layer is zero; drop it, or name a sparse model.folder")
         self.masks = [(weight.detach() != 0).to(weight.dtype) for weight in self.weights.values()]

@@ -81,5 +81,7 @@ def test_the_command_says_what_zeros_are_worth(model, tmp_path, monkeypatch) -> 
     assert "PyTorch eager" in found.output
     assert "OpenVINO" in found.output
     assert max(map(len, found.output.splitlines())) <= 80 + len(str(out))
+    with pytest.raises(BadInput, match=r"of 2:4 it is 0\.5"):
+        sparse.prune(model, 0.6, "2:4", tmp_path / "two")
     both = CliRunner().invoke(cli, ["prune", str(model.folder), "--sparsity", "0.6", "--channels", "0.5", "--out", "x"])
     assert isinstance(both.exception, BadInput)

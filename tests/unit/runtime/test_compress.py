@@ -31,9 +31,6 @@ def test_the_engine_reads_back_what_was_rounded(bits: int, rank: int, least_db: 
     x = np.random.default_rng(1).normal(size=(1, 64, 8, 8)).astype(np.float32)
     wanted, found = answer(graph, x), answer(made, x)
     assert 10 * np.log10((wanted**2).mean() / ((wanted - found) ** 2).mean()) > least_db
-    plain = compress.expanded(openvino.read(tmp_path / "model.xml"))
-    assert not any(op.get_type_name() in ("Convert", "MatMul", "Reshape") for op in plain.get_ordered_ops())
-    np.testing.assert_allclose(answer(plain, x), found, atol=1e-3 * np.abs(found).max())
     by_hand = reconstructed(weight, bits, rank)
     exact = answer(ov_with(graph, by_hand), x)
     np.testing.assert_allclose(found, exact, atol=2e-3 * np.abs(exact).max())

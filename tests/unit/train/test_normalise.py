@@ -6,7 +6,8 @@ import copy
 
 import torch
 
-from hasten.train.normalise import Forced, fold_, layers, parametrize_
+from hasten.model.target import layers
+from hasten.train.normalise import Forced, fold_, parametrize_
 
 
 def network() -> torch.nn.Sequential:
