@@ -34,9 +34,15 @@ from hasten.train.autotune import threads_kept
 
 RESULT = Path(__file__).parent / "results" / "train_speed.json"
 CHANNELS = [32, 96, 144]
-ROUNDS, BFLOAT16_ROUNDS = 9, 3  # the plain loop's bfloat16 takes 15 times as long where a CPU has no such instructions
+NATIVE = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+ROUNDS, BFLOAT16_ROUNDS = 15, 15 if NATIVE else 3  # 15 times as long where a CPU has no such instructions
 Sides = dict[str, dict[str, Any]]
 FAST: Sides = {"channels_last": {}, "compile": {"compile": True}, "muon": {"optimizer": "muon"}}
+BFLOAT16: Sides = {
+    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16, fused upsampling": {"precision": "bfloat16", "fused_upsampling": True},
+    "bfloat16, muon": {"precision": "bfloat16", "optimizer": "muon"},
+}
 LEAN: Sides = {
     "channels_last": {},
     "accumulate 4": {"accumulate": 4},
@@ -45,6 +51,12 @@ LEAN: Sides = {
     "all blocks, accumulate 4": {"checkpointing": "full", "accumulate": 4},
     "accumulate 8, 8-bit, bf16 average": {"accumulate": 8, "optimizer": "adamw_8bit", "ema_dtype": "bfloat16"},
 }
+LEAN_BFLOAT16: Sides = {
+    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16, accumulate 4": {"precision": "bfloat16", "accumulate": 4},
+}
+if NATIVE:
+    FAST, LEAN = FAST | BFLOAT16, LEAN | LEAN_BFLOAT16
 
 
 def ours(size: int, batch: int, **options: Any) -> recipe.Recipe:
@@ -124,9 +136,14 @@ def speed(size: int, batch: int, sides: Sides, bfloat16_rounds: int) -> dict[str
     found: dict[str, Any] = {"size": size, "batch": batch, "rounds": ROUNDS, "sides": {}}
     for name, each in taken.items():
         ratio = median_ratio(taken["plain float32"][: len(each)], each).inverse()
+        against = {}
+        if "bfloat16" in name and len(taken.get("plain bfloat16", ())) == len(each):
+            other = median_ratio(taken["plain bfloat16"], each).inverse()
+            against = {"of_plain_bfloat16": [other.ratio, other.low, other.high]}
         found["sides"][name] = {
             "seconds": float(np.median(each)), "images_per_second": batch / float(np.median(each)),
             "speedup": ratio.ratio, "low": ratio.low, "high": ratio.high, "raw": each,
+            **against,
         }  # fmt: skip
     return found
 
@@ -165,7 +182,8 @@ def main() -> None:
     """All of it."""
     with threads_kept():
         result: dict[str, Any] = {"environment": environment(), "speed": [], "peaks": []}
-        for size, batch, sides, bfloat16_rounds in ((32, 64, FAST, BFLOAT16_ROUNDS), (64, 32, LEAN, 0)):
+        lean_rounds = BFLOAT16_ROUNDS if NATIVE else 0
+        for size, batch, sides, bfloat16_rounds in ((32, 64, FAST, BFLOAT16_ROUNDS), (64, 32, LEAN, lean_rounds)):
             result["peaks"].append(peaks(size, batch, sides))
             result["speed"].append(speed(size, batch, sides, bfloat16_rounds))
             write_text(RESULT, json.dumps(result, indent=1) + "\n")

@@ -32,6 +32,13 @@ def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("other") / "model", 3, "linear", "epsilon", None, (16, 24))
 
 
+@pytest.fixture(scope="session")
+def shallow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first one with half the layers and no attention, for a compiler, which takes its time for each."""
+    folder = tmp_path_factory.mktemp("shallow") / "model"
+    return make_folder(folder, 1, "squaredcos_cap_v2", "v_prediction", 10, shallow=True)
+
+
 def make_folder(
     folder: Path,
     channels: int,
@@ -39,6 +46,7 @@ def make_folder(
     prediction: str,
     labels: int | None,
     widths: tuple[int, ...] = (16, 32),
+    shallow: bool = False,
 ) -> Path:
     """A DDIM pipeline folder written by diffusers itself."""
     import torch
@@ -51,8 +59,9 @@ def make_folder(
         out_channels=channels,
         block_out_channels=widths,
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D" if shallow else "AttnDownBlock2D"),
+        mid_block_type=None if shallow else "UNetMidBlock2D",
+        up_block_types=("UpBlock2D" if shallow else "AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         attention_head_dim=8,
         num_class_embeds=labels,

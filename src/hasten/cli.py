@@ -394,6 +394,7 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
 @cli.command()
 @click.argument("source")
 @click.option("--channels", help="Share of the channels to keep, such as 0.7, or a config.json.")
+@click.option("--blocks", "count", type=click.IntRange(1), help="Instead: how many whole blocks to remove.")
 @click.option("--sparsity", type=float, help="Instead: the share of weights to make zero, such as 0.5.")
 @click.option(
     "--pattern",
@@ -409,28 +410,40 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
     type=click.Choice(["taylor", "magnitude"]),
     help="What is kept: what the loss on --data needs most, or what weighs most.",
 )
-@click.option("--data", help="What the loss is on: emoji, digits or a folder of images.")
+@click.option("--data", help="What loss and damage are measured on: emoji, digits or a folder of images.")
 @OUT
 def prune(
     source: str,
     channels: str | None,
+    count: int | None,
     sparsity: float | None,
     pattern: Any,
     importance: Any,
     data: str | None,
     out: Path,
 ) -> None:
-    """Remove channels and heads, or make weights zero: an ordinary model, to be trained further.
+    """Remove channels and heads, or whole blocks, or make weights zero.
+
+    What is left is an ordinary model, to be trained further.
 
     hasten distill SOURCE --student DIR does that, with SOURCE's answers to learn from.
     """
     zeros = sparsity is not None or pattern == "2:4"
-    if (channels is not None) == zeros:
-        raise BadInput("give --channels or --sparsity (or --pattern 2:4), one of them")
+    if [channels is not None, count is not None, zeros].count(True) != 1:
+        raise BadInput("give --channels, --blocks or --sparsity (or --pattern 2:4), one of them")
     from hasten import commands, load
     from hasten.distill import sparse, student
 
     loaded = load(source)
+    if count is not None:
+        given = commands.data_for(loaded, data)
+        if given is None:
+            raise BadInput("the damage of blocks is measured on data; give --data")
+        with console.progress() as progress:
+            found = student.drop_blocks(loaded, count, given, out, lambda detail: progress("damage", detail, 0.0))
+        click.echo(console.blocks(found))
+        click.echo(f"{'written':<12}{out}")
+        return
     if channels is None:
         found = sparse.prune(loaded, sparsity, pattern, out)
         with console.progress() as progress:
@@ -450,11 +463,22 @@ def prune(
 @click.option("--data", required=True, help="What to train on: emoji, digits or a folder of images.")
 @click.option("--time", "seconds", default="60m", show_default=True, type=Seconds(), help="Time to train for.")
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(1, 4096), help="Samples of a step.")
+@click.option("--cached", type=click.IntRange(1), help="Ask SOURCE about so many batches once, and repeat them.")
+@click.option("--feature", "features", multiple=True, help="Learn the output of this module too, such as mid_block.")
 @OUT
 @SEED
 @RESUME
 def distill(
-    source: str, student: str, data: str, seconds: float, batch: int, out: Path, seed: int, resume: bool
+    source: str,
+    student: str,
+    data: str,
+    seconds: float,
+    batch: int,
+    cached: int | None,
+    features: tuple[str, ...],
+    out: Path,
+    seed: int,
+    resume: bool,
 ) -> None:
     """Train a smaller student to answer as SOURCE does.
 
@@ -465,8 +489,8 @@ def distill(
 
     with console.training() as (progress, warn):
         folder = students.distill(
-            load(source), student, data, seconds, out, resume=resume, seed=seed, batch_size=batch, progress=progress,
-            warn=warn,
+            load(source), student, data, seconds, out, resume=resume, seed=seed, batch_size=batch, cached=cached,
+            features=features, progress=progress, warn=warn,
         )  # fmt: skip
     click.echo(f"written     {folder}")
 

@@ -222,6 +222,15 @@ def sparse(found: dict[str, Any], speeds: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def blocks(found: dict[str, Any]) -> str:
+    """What the answers lose without each block that could go, and which ones went."""
+    lines = [f"{'without':<28}{'weights':>10}" + "".join(f"{level:>11}" for level in found["levels"])]
+    for row in found["rows"]:
+        shown = "".join(f"{each:>8.1f} dB" for each in row["decibels"])
+        lines.append(f"{row['name']:<28}{row['parameters']:>10,}{shown}{'  gone' if row['gone'] else ''}")
+    return "\n".join(lines)
+
+
 def peaks_line(peaks: dict[str, Any]) -> str:
     """Measured peaks of the machine for people."""
     named = {

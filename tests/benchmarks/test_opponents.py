@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import openvino as ov
 import pytest
 import torch
 
@@ -30,6 +32,14 @@ def opponents() -> Any:
     sys.path.remove(str(BENCHMARKS))
 
 
+@pytest.fixture
+def float32(monkeypatch) -> None:
+    """OpenVINO's default is bf16 where the CPU has it: that is no error of the conversion, which is looked at here."""
+    compile_model = functools.partial(ov.compile_model, config={"INFERENCE_PRECISION_HINT": "f32"})
+    monkeypatch.setattr(ov, "compile_model", compile_model)
+
+
+@pytest.mark.usefixtures("float32")
 def test_every_engine_makes_the_same_pictures(opponents: Any, tiny_folder: Path) -> None:
     """Whatever the engine, diffusers' loops give what they give eagerly; hasten's rows agree with each other."""
     loaded = source.load(tiny_folder)
@@ -52,6 +62,7 @@ def test_every_engine_makes_the_same_pictures(opponents: Any, tiny_folder: Path)
         assert drift_db(ours, made["azula, DDIM 50, eager"]) > 40.0
 
 
+@pytest.mark.usefixtures("float32")
 def test_a_model_without_labels(opponents: Any, other_folder: Path) -> None:
     loaded = source.load(other_folder)
     case = draw(loaded.shape, 1, 2, 3, loaded.labels).cases[0]

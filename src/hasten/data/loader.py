@@ -83,11 +83,12 @@ def batch_indices(step: int, batch_size: int, count: int, seed: int) -> NDArray[
 class Batch:
     """``samples`` (n, *shape) float32, pictures in [-1, 1], and ``labels`` (n,) int64, both on the loader's device.
 
-    ``number``: which batch of the run; ``ids`` (n,): which samples of the data; ``waited_seconds``: how long whoever
-    asked had to wait.
+    ``number``: which batch of the run; ``content``: the number of the first one that is the same; ``ids`` (n,): which
+    samples of the data; ``waited_seconds``: how long whoever asked had to wait.
     """
 
     number: int
+    content: int
     ids: NDArray[np.int64]
     samples: torch.Tensor
     labels: torch.Tensor
@@ -99,7 +100,8 @@ class Loader:
 
     With buckets, a batch comes from one of them; each bucket has as many batches an epoch as it fills, in mixed order.
     ``augment`` draws anew for each batch.  ``workers`` threads keep up to ``depth`` batches each ready, 0: none are
-    made ahead.  ``notes``: a line on buckets that don't fill a batch, and are never seen.
+    made ahead.  After ``period`` batches the first one comes again, None: never.  ``notes``: a line on buckets that
+    don't fill a batch, and are never seen.
     Raises BadInput when there is less than one batch, and for an augmentation that the samples can't take.
     """
 
@@ -114,11 +116,12 @@ class Loader:
         workers: int = 0,
         augment: Augment | None = None,
         depth: int = 2,
+        period: int | None = None,
     ) -> None:
         import torch
 
         self.buckets = data.buckets or (data,)
-        self.batch_size, self.seed, self.workers, self.depth = batch_size, seed, workers, depth
+        self.batch_size, self.seed, self.workers, self.depth, self.period = batch_size, seed, workers, depth, period
         self.device, self.augment = torch.device(device), augment or None
         self.parts = [bucket.ids(held_out) for bucket in self.buckets]
         self.batches_per_epoch = sum(len(part) // batch_size for part in self.parts)
@@ -189,15 +192,16 @@ class Loader:
     def _make(self, number: int) -> Batch:
         import torch
 
-        epoch, place = divmod(number, self.batches_per_epoch)
+        content = number % self.period if self.period else number
+        epoch, place = divmod(content, self.batches_per_epoch)
         ids = self._epoch(epoch)[place]
         at = int(np.searchsorted(self.starts, ids[0], side="right")) - 1
         bucket, own = self.buckets[at], ids - self.starts[at]
         samples = bucket.samples[own]
         if self.augment:
-            samples = self.augment.apply(samples, np.random.default_rng((self.seed, number, AUGMENTED)))
+            samples = self.augment.apply(samples, np.random.default_rng((self.seed, content, AUGMENTED)))
         labels = torch.from_numpy(bucket.labels[own])
-        return Batch(number, ids, self._on_device(samples), self._to(labels), 0.0)
+        return Batch(number, content, ids, self._on_device(samples), self._to(labels), 0.0)
 
     def _on_device(self, samples: NDArray[Any]) -> torch.Tensor:
         """``samples`` as float32 on the device: a GPU is sent bytes, and looks up what each stands for."""

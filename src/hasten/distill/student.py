@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,24 +20,27 @@ from diffusers import UNet2DModel
 
 from hasten.data import loader
 from hasten.data.array import Data
-from hasten.distill import sparse
+from hasten.distill import blocks, sparse
 from hasten.distill.channels import Scores, Taylor, magnitude, pruned, smaller
 from hasten.errors import BadInput
 from hasten.files import write_text
+from hasten.measure.damage import LEVELS, decibel
 from hasten.model.config import UNet2D, checked, read_folder
 from hasten.model.folder import save_folder
 from hasten.model.source import Source
 from hasten.model.weights import parse_object
+from hasten.technique.precision import Precision
 from hasten.train import loop, recipe, rehearsal, state
 from hasten.train.objective import Objective
 from hasten.train.recipe import Recipe
 
 Importance = Literal["taylor", "magnitude"]
 TAYLOR_BATCHES, TAYLOR_BATCH = 24, 32
+STATES, STATE_PARTS = 96, 6  # that the damage of blocks is measured on, from noise to sample
 TRAINED = 0.9  # of the time, in steps; the rest is for what is not
 FEWEST_STEPS = 20
 WARMUP, LENGTH = 0.05, 0.1  # shares of the steps: of warm-up, and the memory of the average
-TEACHER_SHARE, LEARNING_RATE = 0.5, 2e-3
+TEACHER_SHARE, FEATURE_WEIGHT, LEARNING_RATE = 0.5, 0.1, 2e-3
 
 
 def prune(source: Source, share: float | Path, importance: Importance, data: Data | None, out: Path) -> dict[str, Any]:
@@ -55,17 +58,66 @@ def prune(source: Source, share: float | Path, importance: Importance, data: Dat
     network = source.module().float().eval()
     assert isinstance(network, UNet2DModel)
     config = _config(network, share)
+    network = blocks.as_in(network, config)
     scores: Scores = magnitude(network)
     if importance == "taylor":
         if data is None:
             raise BadInput("importance by taylor needs data; give it, or use importance by magnitude")
         scores = taylor(source, network, data)
     told = torch.from_numpy(np.asarray(source.schedule.network_time(np.linspace(1e-3, 1.0, 2000)))).float()
-    made = pruned(network, config, scores, told)
-    spec = read_folder(source.folder)
-    extra = {**spec.extra, "pruned": {"from": source.name, "weights": source.weight_hash, "importance": importance}}
-    save_folder(out, json.loads(made.to_json_string()), made.state_dict(), spec.scheduler, extra, torch.float32)
+    _save(source, pruned(network, config, scores, told), {"importance": importance}, out)
     return config
+
+
+def drop_blocks(
+    source: Source, count: int, data: Data, out: Path, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Write ``out``, the network of ``source`` without ``count`` whole blocks, those whose absence changes its answers
+    on ``data`` least, and return ``rows`` on all that could go: ``name``, ``parameters``, the ratio of the answers to
+    their change in ``decibels`` at each of ``levels``, and whether it is ``gone``.
+
+    Raises BadInput for a source that is no diffusers folder, and when so many can't go.
+    """
+    if source.folder is None:
+        raise BadInput(f"{source.name} is a module of your own; blocks are removed of a UNet2DModel folder")
+    if out.exists():
+        raise BadInput(f"{out} exists; choose another --out")
+    network = source.module().float().eval()
+    assert isinstance(network, UNet2DModel)
+    ids, rng = data.ids(held_out=False), torch.Generator().manual_seed(0)
+    chosen = ids[torch.randperm(len(ids), generator=rng)[:STATES].numpy()]
+    clean, labels = (torch.from_numpy(part) for part in data.take(chosen))
+    part = Objective(source.schedule, source.prediction, source.sigma_data).at(
+        clean,
+        labels if source.num_labels is not None else None,
+        np.linspace(1.0, 0.0, len(clean), endpoint=False),
+        torch.randn(clean.shape, generator=rng),
+    )
+
+    def evaluate(asked: UNet2DModel) -> torch.Tensor:
+        return torch.cat([source.call(asked, each.x, each.time, each.labels) for each in part.parts(STATE_PARTS)])
+
+    made, rows = blocks.drop(network, count, evaluate, say)
+    gone = [row.block.name for row in rows[:count]]
+    _save(source, made, {"blocks": gone}, out)
+    shown = [
+        {
+            "name": row.block.name,
+            "parameters": row.parameters,
+            "decibels": [decibel(each) for each in row.damages],
+            "gone": row.block.name in gone,
+        }
+        for row in rows
+    ]
+    return {"levels": LEVELS, "rows": shown}
+
+
+def _save(source: Source, made: UNet2DModel, told: dict[str, Any], out: Path) -> None:
+    """A folder with ``made``'s weights and all else of the source's, and what was pruned."""
+    assert source.folder is not None
+    spec = read_folder(source.folder)
+    extra = {**spec.extra, "pruned": {"from": source.name, "weights": source.weight_hash, **told}}
+    save_folder(out, json.loads(made.to_json_string()), made.state_dict(), spec.scheduler, extra, torch.float32)
 
 
 def taylor(source: Source, network: torch.nn.Module, data: Data) -> Taylor:
@@ -94,13 +146,17 @@ def distill(
     resume: bool = False,
     seed: int = 0,
     batch_size: int = 64,
+    cached: int | None = None,
+    features: Sequence[str] = (),
     progress: loop.Progress | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Path:
     """Train a student of ``source`` for ``seconds`` on the data of that name; its folder, ``out/model``.
 
     ``student``: ``channels=0.5``, a ``config.json``, or the folder of a model that has begun.  What is trained begins
-    in ``out/student``; ``out/recipe.toml`` says how, for ``hasten train`` to go on from.
+    in ``out/student``; ``out/recipe.toml`` says how, for ``hasten train`` to go on from.  ``cached``: so many batches
+    come round again and again, noise and all, and ``source`` is asked once for each, not in every step.
+    ``features``: modules of both networks, such as ``mid_block``, whose outputs are learnt too.
     """
     if source.folder is None:
         raise BadInput(f"{source.name} is a module of your own; train it with hasten.train.loop and a [teacher]")
@@ -116,26 +172,38 @@ def distill(
                 shutil.rmtree(folder, ignore_errors=True)
                 size, channels = source.shape[-1], source.shape[0]
                 prune(source, asked(student), "taylor", loader.by_name(data, size, channels=channels), folder)
-        made = recipe_of(source, folder, data, seconds, seed, batch_size)
+        learnt = {"features": list(features), "feature_weight": FEATURE_WEIGHT} if features else {}
+        made = recipe_of(source, folder, data, seconds, seed, batch_size, {"cached": cached, **learnt})
         write_text(path, tomli_w.dumps(made.model_dump(exclude_defaults=True)))
     return loop.train(recipe.read(path), out, any(out.glob(state.PATTERN)), progress, warn)
 
 
-def recipe_of(source: Source, folder: Path, data: str, seconds: float, seed: int, batch_size: int) -> Recipe:
-    """How the student in ``folder`` is trained, in as many steps as ``seconds`` have room for, by a rehearsal.
+def recipe_of(
+    source: Source,
+    folder: Path,
+    data: str,
+    seconds: float,
+    seed: int,
+    batch_size: int,
+    teaching: dict[str, Any],
+) -> Recipe:
+    """How the student in ``folder`` is trained, in as many steps as ``seconds`` have room for, by a rehearsal; by
+    autocast in bf16 where the machine has kernels for it.  ``teaching``: more keys of ``[teacher]``.
 
     Raises BadInput when that are too few to warm up.
     """
+    slow = Precision("bfloat16").refuse(source.build().facts)
 
-    def made(steps: int) -> Recipe:
+    def made(steps: int, **other: Any) -> Recipe:
         named = {"name": data} if data in loader.NAMES else {"name": "folder", "path": data}
         values: dict[str, Any] = {
             "data": {**named, "size": source.shape[-1]},
             "model": {"folder": str(folder)},
-            "teacher": {"folder": str(source.folder), "share": TEACHER_SHARE},
+            "teacher": {"folder": str(source.folder), "share": TEACHER_SHARE, **(teaching | other)},
             "train": {
                 "steps": steps,
                 "batch_size": batch_size,
+                "precision": "float32" if slow is not None else "bfloat16",
                 "optimizer": "muon",
                 "learning_rate": LEARNING_RATE,
                 "warmup_steps": int(WARMUP * steps),
@@ -150,6 +218,10 @@ def recipe_of(source: Source, folder: Path, data: str, seconds: float, seed: int
 
     took = rehearsal.measure(made(10_000)).seconds  # it ends before anything is saved
     steps = int(TRAINED * seconds / took)
+    cached = teaching.get("cached")
+    if cached is not None and steps > cached:
+        later = rehearsal.measure(made(10_000, cached=1)).seconds
+        steps = cached + int((TRAINED * seconds - cached * took) / later)
     if steps < FEWEST_STEPS:
         room = f"--time {seconds:g}s has room for {steps} steps of {took:.2g} s"
         raise BadInput(f"{room}; give time for {FEWEST_STEPS} or more")

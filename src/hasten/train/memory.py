@@ -7,12 +7,15 @@ draws the same numbers the second time.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from hasten.errors import BadInput, did_you_mean
+from hasten.train.precision import WideAttention
 
 NO_FORWARD = (torch.nn.ModuleList, torch.nn.ModuleDict)
 LISTS = (*NO_FORWARD, torch.nn.Sequential)
@@ -53,9 +56,14 @@ def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=_as_before, **kwargs)
 
     return checkpointed
+
+
+def _as_before() -> tuple[AbstractContextManager[None], TorchFunctionMode]:
+    """The contexts of the forward pass and of its repetition: autocast comes back by itself, this has to be named."""
+    return nullcontext(), WideAttention()
 
 
 def _layers(part: torch.nn.Module) -> int:

@@ -26,7 +26,8 @@ class Examples:
     """A batch of n, float32 and on the device.
 
     The network's input ``x`` (n, *shape), ``time`` (n,), ``labels`` (n,) or None; the output that is ``wanted``
-    (n, *shape), the ``weights`` (n,) of the errors, and ``s`` (n,) = sigma / alpha.
+    (n, *shape), the ``weights`` (n,) of the errors, and ``s`` (n,) = sigma / alpha.  ``taught`` (n, *shape): what a
+    teacher answers, where that is known.
     """
 
     x: torch.Tensor
@@ -35,16 +36,16 @@ class Examples:
     wanted: torch.Tensor
     weights: torch.Tensor
     s: torch.Tensor
+    taught: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def parts(self, count: int) -> list[Examples]:
         """``count`` micro-batches of one size."""
-        labels = [None] * count if self.labels is None else self.labels.chunk(count)
-        rows = zip(*(part.chunk(count) for part in (self.x, self.time)), labels, strict=True)
-        rest = zip(*(part.chunk(count) for part in (self.wanted, self.weights, self.s)), strict=True)
-        return list(starmap(Examples, ((*row, *more) for row, more in zip(rows, rest, strict=True))))
+        tensors = (self.x, self.time, self.labels, self.wanted, self.weights, self.s, self.taught)
+        chunks = ([None] * count if each is None else each.chunk(count) for each in tensors)
+        return list(starmap(Examples, zip(*chunks, strict=True)))
 
     def errors(self, output: torch.Tensor) -> torch.Tensor:
         """The weighted mean square error (n,) of each answer in ``output`` (n, *shape), in float32 whatever that is."""

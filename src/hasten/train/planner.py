@@ -99,9 +99,7 @@ def measure(
     Gradients are dropped.  Waits for the device, where that is a GPU.
     """
     parts = blocks(module)
-    forward().backward()  # type: ignore[no-untyped-call]
     tracker = Tracker(None, {"weights": [*module.parameters(), *module.buffers()]})
-    _drop(module)
     with tracker.following():
         forward().backward()  # type: ignore[no-untyped-call]
     _drop(module)

@@ -8,15 +8,19 @@
 * ``bfloat16_stochastic``: bf16 weights and no copies: the optimiser's float32 result is rounded up or down with the
   probabilities that keep its mean (Gupta et al. 2015, arXiv:1502.02551, 2.1; Zamirai et al. 2020, arXiv:2010.06192)
 
-With bf16 weights, norms keep float32 ones and compute in float32.
+With bf16 weights, norms keep float32 ones and compute in float32.  Attention on a CPU does so in each of them: its
+backward pass in bf16 takes four times as long there (LOG.md).
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 PURE = ("bfloat16_master", "bfloat16_stochastic")
 NORMS = (
@@ -29,9 +33,27 @@ NORMS = (
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """What the forward pass runs under."""
-    if precision not in ("bfloat16", "float16"):
+    if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, getattr(torch, precision))
+    stack = ExitStack()
+    if precision not in PURE:
+        stack.enter_context(torch.autocast(device.type, getattr(torch, precision)))
+    if device.type == "cpu":
+        stack.enter_context(WideAttention())
+    return stack
+
+
+class WideAttention(TorchFunctionMode):
+    """Attention on the CPU that would compute in a half type does so in float32; its answer has the type of what it
+    was given."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.scaled_dot_product_attention or not _halved(args[0]):
+            return func(*args, **kwargs)
+        wide, options = tree_map_only(torch.Tensor, _wide, (args, kwargs))
+        with torch.autocast("cpu", enabled=False):
+            return func(*wide, **options).to(args[0].dtype)
 
 
 def scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
@@ -50,6 +72,16 @@ def cast_(module: torch.nn.Module, precision: str) -> torch.dtype:
             part.register_forward_pre_hook(lambda _module, inputs: tuple(each.float() for each in inputs))
             part.register_forward_hook(lambda _module, _inputs, output: output.to(torch.bfloat16))
     return torch.bfloat16
+
+
+def _halved(given: torch.Tensor) -> bool:
+    """Whether a product of ``given`` would be computed in a half type on the CPU."""
+    halves = given.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+    return given.device.type == "cpu" and halves
+
+
+def _wide(given: torch.Tensor) -> torch.Tensor:
+    return given.float() if given.is_floating_point() else given  # a mask may be of bools
 
 
 class Weights:

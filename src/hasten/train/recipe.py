@@ -64,12 +64,14 @@ class TeacherSection(Section):
     """A model ``folder`` whose answers are learnt, to the ``share`` of the loss that is theirs.
 
     ``features``: modules of both networks, by dotted name, whose outputs are learnt too, with ``feature_weight``.
+    ``cached``: so many batches, noise and all, come round again and again, and the teacher is asked once for each.
     """
 
     folder: str
     share: float = Field(0.5, ge=0, le=1)
     feature_weight: float = Field(0.0, ge=0)
     features: list[str] = []
+    cached: int | None = Field(None, ge=1)
 
 
 class TrainSection(Section):
@@ -263,6 +265,8 @@ def _teacher_conflicts(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "teacher.features", "and teacher.feature_weight belong together; give both or none"
     if options.weighting == "learned":
         yield "train.weighting", "= 'learned' follows the data's errors alone; drop it, or the teacher"
+    if teacher.features and teacher.cached:
+        yield "teacher.cached", "keeps answers alone; drop it, or teacher.features"
     if teacher.features and options.compile:
         yield "train.compile", "loses the features on their way; drop it, or teacher.features"
     if teacher.features and options.step_in_backward:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from hasten.data.augment import Augment
 from hasten.data.latents import encoded
 from hasten.data.loader import Batch, Loader, by_name
 from hasten.diffusion.loss import WEIGHTINGS
+from hasten.errors import BadInput
 from hasten.model import source as sources
 from hasten.model import upsample, vae
 from hasten.model.source import Source
@@ -31,6 +34,7 @@ from hasten.train.uncertainty import Uncertainty
 from hasten.train.zeros import Zeros
 
 MEASURED = 8  # samples: bytes grow with them in proportion, so that few tell
+PLANNED_SECONDS = 8.0  # of measuring for a plan, as far as more samples would only make it truer
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -91,7 +95,10 @@ class Run:
         """What is learnt from ``batch``; all that is random follows from the seed and the batch's number."""
         torch.manual_seed(seed_of(self.recipe, batch.number))  # for dropout
         labels = batch.labels if self.source.num_labels is not None else None
-        return self.objective.draw(batch.samples, labels, self.generator(batch.number))
+        examples = self.objective.draw(batch.samples, labels, self.generator(batch.content))
+        if self.teacher is None:
+            return examples
+        return self.teacher.taught(examples, batch.content, self.recipe.train.accumulate)
 
     def generator(self, number: int) -> torch.Generator:
         """The random numbers of batch ``number``."""
@@ -144,7 +151,13 @@ def loader(recipe: Recipe, data: Data) -> Loader:
     section, options = recipe.data, recipe.train
     augment = Augment(flip=section.flip, shift=section.shift)
     return Loader(
-        data, options.batch_size, options.seed, device=options.device, workers=section.workers, augment=augment
+        data,
+        options.batch_size,
+        options.seed,
+        device=options.device,
+        workers=section.workers,
+        augment=augment,
+        period=None if recipe.teacher is None else recipe.teacher.cached,
     )
 
 
@@ -278,7 +291,29 @@ def teacher(recipe: Recipe, source: Source, module: torch.nn.Module) -> Teacher 
     if section is None:
         return None
     loaded = sources.load(section.folder, device=recipe.train.device)
-    return Teacher(loaded, source, module, section.share, section.feature_weight, section.features)
+    _check_room(recipe, loaded)
+    return Teacher(
+        loaded,
+        source,
+        module,
+        section.share,
+        section.feature_weight,
+        section.features,
+        keep_answers=section.cached is not None,
+        context=partial(precision.autocast, recipe.train.precision, torch.device(recipe.train.device)),
+    )
+
+
+def _check_room(recipe: Recipe, loaded: Source) -> None:
+    """Raises BadInput where the host has no room for the answers that ``teacher.cached`` keeps."""
+    cached = 0 if recipe.teacher is None else recipe.teacher.cached or 0
+    wanted = 2 * min(cached, recipe.train.steps) * recipe.train.batch_size * math.prod(loaded.shape)
+    free = planner.available_bytes(torch.device("cpu"))
+    if wanted > free:
+        raise BadInput(
+            f"teacher.cached = {cached} keeps {wanted / 2**20:,.0f} MiB of answers and {free / 2**20:,.0f} MiB are "
+            "free; lower it"
+        )
 
 
 def objective(recipe: Recipe, source: Source) -> Objective:
@@ -344,10 +379,12 @@ def drop_gradients_(run: Run) -> None:
 
 
 def costs(run: Run, batch: Batch) -> planner.Costs:
-    """What the blocks of the network keep and cost in a micro-batch, measured on a few samples of ``batch``.
+    """What the blocks of the network keep and cost in a micro-batch, measured on a few samples of ``batch``, and on as
+    many more as there are time and memory for.
 
     The run is of no further use: its optimiser has made steps.
     """
+    began = perf_counter()
     size = len(batch.samples) // run.recipe.train.accumulate
 
     def loss(count: int) -> torch.Tensor:
@@ -367,13 +404,14 @@ def costs(run: Run, batch: Batch) -> planner.Costs:
     few = min(size, MEASURED)
     first = grown(few)  # with the code that is read from disk now, and stays
     found = planner.measure(run.network, lambda: loss(few)).scaled(size / few)
-    # the more samples, the truer, but the whole must not be tried where it might not fit
-    room = planner.available_bytes(run.device)
-    more = size if 4 * planner.peak_bytes(found, (), 0) < room else min(size, 4 * few)
-    again = {few: grown(few), more: grown(more)}
     if first is None:
         return found
-    known = {count: bytes_ or 0 for count, bytes_ in again.items()}
+    known = {few: grown(few) or 0}
+    # the more samples, the truer, but the whole must not be tried where it might not fit
+    more = size if 4 * planner.peak_bytes(found, (), 0) < planner.available_bytes(run.device) else min(size, 4 * few)
+    affordable = int((PLANNED_SECONDS - (perf_counter() - began)) / (2 * found.seconds / size))
+    more = max(min(more, affordable), few)
+    known[more] = grown(more) or 0
     return planner.with_workspace(found, size, max(first - known[few], 0), known)
 
 

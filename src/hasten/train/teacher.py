@@ -8,7 +8,9 @@ squares and weighted alike (Hinton et al. 2015, arXiv:1503.02531); features of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from hasten.train.objective import Examples
 
 
 class Teacher(torch.nn.Module):
-    """What is learnt along (``parameters``) are the maps of the features; the teacher itself is kept out of that.
+    """What is learnt along (``parameters``) are the maps of the features; the teacher itself is kept out of that, and
+    asked in ``context()``.
 
     Raises BadInput where the two networks are not asked and do not answer alike, and for features that they have not
     both.
@@ -33,6 +36,8 @@ class Teacher(torch.nn.Module):
         share: float,
         feature_weight: float = 0.0,
         features: Sequence[str] = (),
+        keep_answers: bool = False,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         super().__init__()
         for what in ("shape", "schedule", "prediction", "sigma_data", "num_labels", "null_label"):
@@ -42,6 +47,8 @@ class Teacher(torch.nn.Module):
                 name = what.replace("_", " ")
                 raise BadInput(f"teacher {source.name}: its {name} {said}; use a teacher with the same")
         self.share, self.feature_weight, self.call = share, feature_weight, source.call
+        self.keep_answers, self.context = keep_answers, context
+        self.answers: dict[int, torch.Tensor] = {}
         self.module: list[torch.nn.Module] = [source.module().to(student.device).eval().requires_grad_(False)]
         self.seen: dict[str, dict[str, torch.Tensor]] = {"student": {}, "teacher": {}}
         self.maps = torch.nn.ModuleDict()
@@ -82,10 +89,23 @@ class Teacher(torch.nn.Module):
                 made.weight.copy_(torch.randn(made.weight.shape, generator=rng) / ours[1] ** 0.5)
                 self.maps[name.replace(".", "-")] = made
 
+    def taught(self, examples: Examples, content: int, parts: int) -> Examples:
+        """``examples`` with the answers to them, where those are kept: on the host in float16, by ``content``,
+        computed in ``parts`` micro-batches when they are first asked for."""
+        if not self.keep_answers:
+            return examples
+        if content not in self.answers:
+            self.answers[content] = torch.cat([self._ask(part) for part in examples.parts(parts)]).half().cpu()
+        return replace(examples, taught=self.answers[content].to(examples.x.device).float())
+
+    @torch.no_grad()
+    def _ask(self, part: Examples) -> torch.Tensor:
+        with self.context():
+            return self.call(self.module[0], part.x, part.time, part.labels).float()
+
     def errors(self, part: Examples, output: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
         """What to learn from (n,): the student's ``output`` (n, *shape) and its ``errors`` (n,), and the teacher's."""
-        with torch.no_grad():
-            wanted = self.call(self.module[0], part.x, part.time, part.labels).float()
+        wanted = self._ask(part) if part.taught is None else part.taught
         error = (output.float() - wanted).square().flatten(1).mean(1) * part.weights
         total = (1.0 - self.share) * errors + self.share * error
         for name in self.features:

@@ -84,6 +84,13 @@ def test_a_student_learns_and_says_how(teacher, tmp_path, monkeypatch) -> None:
         student.distill(teacher, "channels=0.5", "digits", 3.0, out)
 
 
+def test_kept_answers_have_room_for_more_steps(teacher, tmp_path, monkeypatch) -> None:
+    seconds = {50: 1.0, 1: 0.25}
+    monkeypatch.setattr(rehearsal, "measure", lambda read: rehearsal.Measured(1, 1, seconds[read.teacher.cached]))
+    made = student.recipe_of(teacher, teacher.folder, "digits", 100.0, 0, 32, {"cached": 50})
+    assert (made.train.steps, made.teacher.cached) == (50 + 160, 50)
+
+
 def test_too_little_time_is_said_with_what_a_step_takes(teacher, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(rehearsal, "measure", lambda _read: rehearsal.Measured(1, 1, 2.0))
     with pytest.raises(BadInput, match=r"--time 10s has room for 4 steps of 2 s; give time for 20 or more"):

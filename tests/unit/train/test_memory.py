@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hasten.errors import BadInput
 from hasten.measure.allocations import Tracker
 from hasten.measure.work import Counter
 from hasten.model.folder import unet
-from hasten.train import memory, planner
+from hasten.train import memory, planner, precision
 
 
 def network(dropout: float = 0.0) -> torch.nn.Module:
@@ -59,15 +60,37 @@ def test_blocks_of_other_modules() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("every", [1, 2])
-def test_gradients_are_those_without(dropout: float, every: int) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_gradients_are_those_without(dropout: float, every: int, dtype: str) -> None:
     plain, again = network(dropout), network(dropout)
     memory.checkpoint_(again, list(memory.blocks(again))[::every])
-    a, b = loss(plain), loss(again)
+    with precision.autocast(dtype, torch.device("cpu")):
+        a, b = loss(plain), loss(again)
     assert torch.equal(a, b)
     a.backward()
     b.backward()
     for (name, ours), theirs in zip(again.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_attention_on_a_cpu_is_in_float32_when_it_runs_again_too() -> None:
+    seen: list[tuple[str, torch.dtype]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "attention" in str(func):
+                seen.append((str(func), args[0].dtype))
+            return func(*args, **(kwargs or {}))
+
+    made = network()
+    memory.checkpoint_(made, memory.blocks(made))
+    with Watch():
+        with precision.autocast("bfloat16", torch.device("cpu")):
+            value = loss(made)
+        value.backward()
+    forward = [name for name, _ in seen if "backward" not in name]
+    assert len(forward) == 2 * (len(seen) - len(forward)) > 0
+    assert {dtype for _, dtype in seen} == {torch.float32}
 
 
 def test_a_transformer_s_too_with_its_dropout() -> None:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hasten.data import loader
 from hasten.diffusion import schedule
 from hasten.errors import BadInput
 from hasten.model import source as sources
-from hasten.train import loop, recipe
+from hasten.train import loop, network, recipe
+from hasten.train import run as runs
 from hasten.train.objective import Objective
 from hasten.train.teacher import Teacher
 
@@ -105,11 +107,13 @@ def taught_recipe(tiny_folder):
     return recipe.check(values, "", "test")
 
 
-def test_a_run_with_a_teacher_resumes_to_the_bit(tiny_folder, tmp_path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"features": [], "feature_weight": 0.0, "cached": 2}])
+def test_a_run_with_a_teacher_resumes_to_the_bit(tiny_folder, tmp_path, changes) -> None:
     """The teacher's labels must be the data's: digits know ten and no null label, so that a fresh student can't have
     it; a student that is the teacher's copy can."""
     values = taught_recipe(tiny_folder).model_dump(exclude_defaults=True)
     values["model"] = {"folder": str(tiny_folder)}
+    values["teacher"] |= changes
     read = recipe.check(values, "", "test")
     loop.train(read, tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -122,11 +126,50 @@ def test_a_run_with_a_teacher_resumes_to_the_bit(tiny_folder, tmp_path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_kept_answers_are_the_teachers_own_and_asked_for_once(tiny_folder, monkeypatch) -> None:
+    values = taught_recipe(tiny_folder).model_dump(exclude_defaults=True)
+    values["model"] = {"folder": str(tiny_folder)}
+    values["train"] |= {"accumulate": 2}
+    values["teacher"] = {"folder": str(tiny_folder)}
+    fresh, kept = (
+        prepared(recipe.check({**values, "teacher": {**values["teacher"], **more}}, "", "test"))
+        for more in ({}, {"cached": 2})
+    )
+    (plain, once), (run, again) = fresh, kept
+    assert [again.batch(number).content for number in range(5)] == [0, 1, 0, 1, 0]
+    assert torch.equal(again.batch(2).samples, again.batch(0).samples)
+    assert not torch.equal(once.batch(2).samples, once.batch(0).samples)
+    asked = []
+    monkeypatch.setattr(run.teacher, "call", lambda *given, call=run.teacher.call: asked.append(1) or call(*given))
+    found = [run.examples(again.batch(number)) for number in (1, 3, 1)]
+    assert len(asked) == 2  # micro-batches of one batch
+    assert torch.equal(found[0].x, found[1].x)
+    for ours, theirs in zip(found[1].parts(2), plain.examples(once.batch(1)).parts(2), strict=True):
+        assert theirs.taught is None
+        assert torch.allclose(run.losses(ours)[0], plain.losses(theirs)[0], rtol=1e-3)
+    assert len(asked) == 2
+
+
+def test_answers_that_have_no_room(tiny_folder, monkeypatch) -> None:
+    values = taught_recipe(tiny_folder).model_dump(exclude_defaults=True)
+    values["model"], values["train"]["steps"] = {"folder": str(tiny_folder)}, 100
+    values["teacher"] = {"folder": str(tiny_folder), "cached": 64}
+    monkeypatch.setattr(runs.planner, "available_bytes", lambda _device: 2**15)
+    with pytest.raises(BadInput, match=r"teacher.cached = 64 keeps 0 MiB of answers and 0 MiB are free; lower it"):
+        prepared(recipe.check(values, "", "test"))
+
+
+def prepared(read: recipe.Recipe) -> tuple[runs.Run, loader.Loader]:
+    data, _ = runs.dataset(read)
+    return runs.prepare(read, data, None, network.source_of(read, data), {}), runs.loader(read, data)
+
+
 @pytest.mark.parametrize(
     ("teacher", "train", "words"),
     [
         ({"features": []}, {}, "teacher.features and teacher.feature_weight belong together"),
         ({}, {"weighting": "learned"}, "train.weighting = 'learned' follows the data's errors alone"),
+        ({"cached": 5}, {}, "teacher.cached keeps answers alone; drop it, or teacher.features"),
         ({}, {"compile": True}, "train.compile loses the features"),
         ({"share": 2.0}, {}, "teacher.share = 2.0: .*allowed: >= 0, <= 1"),
         ({"sahre": 1.0}, {}, "teacher.sahre is not known; did you mean 'share'"),

@@ -1,0 +1,125 @@
+"""Whole blocks of a ``UNet2DModel`` removed, by measured damage: an ordinary network without them is left.
+
+What plain diffusers runs without: the attention of a level, on its way down or up, that of the middle, and the middle
+block.  What a block's absence does to the output is measured, not derived from its weights (as for BK-SDM, Kim et al.
+2023, arXiv:2305.15798, 3.1): the power of the change over the power of the output, at three noise levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+
+from hasten.errors import BadInput
+from hasten.measure.damage import LEVELS
+
+WITHOUT = {"AttnDownBlock2D": "DownBlock2D", "AttnUpBlock2D": "UpBlock2D"}
+Evaluate = Callable[[UNet2DModel], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What can go: a configuration without it has ``value`` at ``key``, at place ``number`` where that is a list."""
+
+    name: str
+    key: str
+    number: int | None
+    value: str | bool | None
+
+    def is_gone(self, config: dict[str, Any]) -> bool:
+        """Whether a configuration is without it."""
+        found = config[self.key]
+        if self.number is not None:
+            found = found[self.number] if self.number < len(found) else None
+        return bool(found == self.value)
+
+    def gone(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration without it."""
+        if self.number is None:
+            return {**config, self.key: self.value}
+        row = list(config[self.key])
+        row[self.number] = self.value
+        return {**config, self.key: row}
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A block that can go, how many ``parameters`` go with it, and the ``damages`` at each of LEVELS."""
+
+    block: Block
+    parameters: int
+    damages: tuple[float, ...]
+
+
+def removable(network: UNet2DModel) -> Iterator[Block]:
+    """The blocks of ``network`` that can go, one at a time."""
+    config = network.config
+    for side in ("down", "up"):
+        key = f"{side}_block_types"
+        for number, kind in enumerate(config[key]):
+            if kind in WITHOUT:
+                yield Block(f"{side}_blocks.{number}.attentions", key, number, WITHOUT[kind])
+    if config["mid_block_type"] is not None:
+        if config["add_attention"]:
+            yield Block("mid_block.attentions", "add_attention", None, False)
+        yield Block("mid_block", "mid_block_type", None, None)
+
+
+def without(network: UNet2DModel, block: Block) -> UNet2DModel:
+    """A network without ``block``, with copies of all other weights."""
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    made = UNet2DModel(**block.gone(config))
+    weights = network.state_dict()
+    made.load_state_dict({name: weights[name] for name in made.state_dict()})
+    return made.to(network.device).eval()
+
+
+def as_in(network: UNet2DModel, config: dict[str, Any]) -> UNet2DModel:
+    """``network`` without the blocks that ``config`` is without."""
+    for block in list(removable(network)):
+        if block.is_gone(config):
+            network = without(network, block)
+    return network
+
+
+@torch.inference_mode()
+def damaged(network: UNet2DModel, evaluate: Evaluate) -> list[Damaged]:
+    """Each block that can go, the one that does least damage first.
+
+    ``evaluate(network)`` asks about equally many states of each of LEVELS, one level after the other, and returns the
+    outputs (n, ...).
+    """
+    whole = evaluate(network)
+    power = [float(part.square().mean()) for part in whole.chunk(len(LEVELS))]
+    rows = []
+    for block in removable(network):
+        made = without(network, block)
+        off = [float(part.square().mean()) for part in (evaluate(made) - whole).chunk(len(LEVELS))]
+        fewer = network.num_parameters() - made.num_parameters()
+        rows.append(Damaged(block, fewer, tuple(a / max(b, 1e-30) for a, b in zip(off, power, strict=True))))
+    return sorted(rows, key=lambda row: sum(row.damages))
+
+
+def drop(
+    network: UNet2DModel, count: int, evaluate: Evaluate, say: Callable[[str], None] = lambda _: None
+) -> tuple[UNet2DModel, list[Damaged]]:
+    """``network`` without ``count`` blocks, always the one that does least damage then; and all that could go, those
+    that are gone first, each with the damage that was measured last.
+
+    Raises BadInput when it has not so many.
+    """
+    gone: list[Damaged] = []
+    rows = damaged(network, evaluate)
+    while len(gone) < count:
+        if not rows:
+            only = f"only {len(gone)} can go (attention, and the middle block)"
+            raise BadInput(f"--blocks {count}: {only}; lower it, or prune channels")
+        gone.append(rows[0])
+        network = without(network, rows[0].block)
+        say(f"block {len(gone)} of {count}")
+        rows = damaged(network, evaluate)
+    return network, gone + rows
