@@ -50,6 +50,7 @@ def result(name: str) -> dict[str, Any]:
 def train() -> str:
     """Seconds and peaks of a training step against the plain loop, then faults and kills in a sentence each."""
     measured = result("train_speed")
+    cores, halves = measured["environment"], []
     lines = ["| | s/step | images/s (95 % interval) | peak memory |", "| --- | --- | --- | --- |"]
     for speed, peaks in zip(measured["speed"], measured["peaks"], strict=True):
         shape = f"{speed['size']}x{speed['size']}, batch {speed['batch']}"
@@ -60,6 +61,12 @@ def train() -> str:
             if name == "plain float32":
                 ratio, memory = "1", f"{peaks['plain']['peak_bytes'] / 2**20:.0f} MiB"
             lines.append(f"| {shape}: {name} | {side['seconds']:.2f} | {ratio} | {memory} |")
+            if "of_plain_bfloat16" in side and name != "plain bfloat16":
+                of, low, high = side["of_plain_bfloat16"]
+                halves.append(f"{speed['size']}x{speed['size']} {name} {of:.2f}x ({low:.2f} to {high:.2f})")
+    if halves:
+        lines += ["", f"Images/s against the plain loop in bfloat16: {'; '.join(halves)}."]
+    lines += ["", f"Measured on {cores['cores']} cores with {', '.join(cores['cpu_flags'])}."]
     faults, kills = result("train_faults"), result("train_kills")
     lines += [
         "",

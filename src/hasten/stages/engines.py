@@ -6,8 +6,9 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from hasten.technique.swap import Swap
 
 ENGINES_END = 0.22  # the share of the time by whose end no further round begins
 KEPT_ENGINES = 2
+SCREENING_ROUNDS, FAR = 2, 1.5  # of all engines; how many times the least seconds is far behind
 # Drift of an engine on two-evaluation samples: hardly visible, and far below anything that is measured.
 CLOSE_DB, FAITHFUL_DB = 45.0, 60.0
 CONVERGED = Sampler("unipc", 60, "logsnr")  # its samples are over 50 dB from those of 100 steps (LOG.md)
@@ -125,45 +127,64 @@ def try_engines(run: Run, proposals: list[Proposal]) -> list[Engine]:
 
 
 def _tried(run: Run, proposals: list[Proposal]) -> list[Engine]:
-    engines = {Engine(p.plan, p.reason, (), None).name: p for p in proposals}
-    sizes: dict[str, int] = {}
+    """A few rounds of all, then as many as a comparison takes of those that are not far behind: of many, few are close.
 
-    def builder(name: str, plan: Plan) -> pair.Builder:
-        def build() -> Target:
+    Which ones go on is decided before the rounds by which they are told apart.
+    """
+    eager = Engine(Plan(), BASELINE, (), None)
+    found = {each.name: each for each in (eager, *(Engine(p.plan, p.reason, (), None) for p in proposals))}
+    made: dict[str, Target] = {}
+    late = run.over(ENGINES_END)
+
+    def build(name: str) -> Target:
+        if name not in made:
             run.say("engines", f"preparing {name}")
-            target, sizes[name] = run.built(plan.plus(STEP_PROBE))
-            return target
+            made[name], size = run.built(found[name].plan.plus(STEP_PROBE))
+            found[name] = replace(found[name], weight_bytes=size)
+        return made[name]
 
-        return build
+    def measure_(names: Sequence[str], rounds: int, at_least: int) -> None:
+        done = 0
 
-    builders = {"eager": builder("eager", Plan())}
-    builders |= {name: builder(name, proposal.plan) for name, proposal in engines.items()}
-    rounds_done, late = 0, run.over(ENGINES_END)
+        def on_round(number: int, of: int) -> None:
+            nonlocal done
+            done = number
+            run.say("engines", f"round {number} of {of}, {len(names)} engines")
 
-    def on_round(done: int, rounds: int) -> None:
-        nonlocal rounds_done
-        rounds_done = done
-        run.say("engines", f"round {done} of {rounds}, {len(engines)} engines")
+        comparisons = pair.compare_many(
+            {name: partial(build, name) for name in names},
+            eager.name,
+            run.workload(SEARCH, 1),
+            rounds,
+            seed=run.seed,
+            stop=lambda: done >= at_least and late(),
+            on_round=on_round,
+        )
+        seconds: dict[str, tuple[float, ...]] = {}
+        for name, each in comparisons.items():
+            seconds |= {eager.name: by_round(each, eager.name), name: by_round(each, name)}
+            failure = next((o.failure for o in each.observations if o.plan == name and o.failure), "") or ""
+            drift = quality.drift_db(each.samples_a[0], each.samples_b[0]) if each.samples_b else found[name].drift_db
+            found[name] = replace(found[name], drift_db=drift, failure=failure)
+        if not seconds[eager.name] and not found[eager.name].seconds:
+            reason = next(iter(comparisons.values())).reason
+            raise HastenError(f"{run.source.name} could not be sampled as it is: {reason}")
+        for name, more in seconds.items():
+            known = found[name].seconds
+            found[name] = replace(found[name], seconds=() if found[name].failure else known + more)
 
-    comparisons = pair.compare_many(
-        builders,
-        "eager",
-        run.workload(SEARCH, 1),
-        rounds=FEWEST_ROUNDS,
-        seed=run.seed,
-        stop=lambda: rounds_done > 0 and late(),  # one round is made in any case: without it nothing has a cost
-        on_round=on_round,
-    )
-    tried = [Engine(Plan(), BASELINE, (), None, weight_bytes=sizes.get("eager"))]
-    for name, comparison in comparisons.items():
-        failed = next((o.failure for o in comparison.observations if o.failure), "") or ""
-        drift = quality.drift_db(comparison.samples_a[0], comparison.samples_b[0]) if comparison.samples_b else None
-        tried[0] = replace(tried[0], seconds=tried[0].seconds or by_round(comparison, "eager"))
-        seconds = () if failed else by_round(comparison, name)
-        tried.append(Engine(engines[name].plan, engines[name].reason, seconds, drift, failed, sizes.get(name)))
-    if not tried[0].seconds:
-        raise HastenError(f"{run.source.name} could not be sampled as it is: {next(iter(comparisons.values())).reason}")
-    return tried
+    measure_(list(found), SCREENING_ROUNDS, at_least=1)  # without one round nothing has a cost
+    near = [e.name for e in found.values() if e.name != eager.name and _near(e, found.values())]
+    if near and not late():
+        measure_([eager.name, *near], FEWEST_ROUNDS, at_least=0)
+    return list(found.values())
+
+
+def _near(engine: Engine, engines: Iterable[Engine]) -> bool:
+    """Whether it is not far behind the fastest engine of the same network."""
+    network = engine.plan.find(Swap.name)
+    fastest = min(e.median_seconds for e in engines if e.plan.find(Swap.name) == network)
+    return bool(engine.seconds) and engine.median_seconds <= FAR * fastest
 
 
 def by_round(comparison: pair.Comparison, name: str) -> tuple[float, ...]:
@@ -209,7 +230,8 @@ def _simpler(other: Engine, engine: Engine) -> bool:
 def _pays(engine: Engine, simpler: Engine, goal: str) -> bool:
     """Whether what is added is worth it: less of what the goal asks for, or certainly faster."""
     less = engine.figure(goal) < simpler.figure(goal)
-    return less or verdict(engine.against(simpler)) is Verdict.FASTER or len(engine.seconds) < FEWEST_ROUNDS
+    told = min(len(engine.seconds), len(simpler.seconds)) >= FEWEST_ROUNDS
+    return less or not told or verdict(engine.against(simpler)) is Verdict.FASTER
 
 
 def _within_memory(run: Run, engines: list[Engine]) -> list[Engine]:
@@ -275,6 +297,8 @@ def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> 
                 found = engine.against(mine).inverse()
                 words = {Verdict.FASTER: "faster, but no plan with it held", Verdict.SLOWER: "slower"}
                 said = words.get(verdict(engine.against(mine)), "dropped: no faster for certain")
+                if len(engine.seconds) == SCREENING_ROUNDS and found.ratio < 1.0 / FAR:
+                    said = "slower"  # so much that it was seen in few rounds
                 interval = f"{found.low:.2f} to {found.high:.2f}, {found.n} round{'s' if found.n > 1 else ''}"
                 speed = f"{found.ratio:.2f}x the speed of {mine.name} here ({interval})"
                 reason = f"{said}: {engine.name} has {speed}"
