@@ -145,6 +145,17 @@ def test_deterministic_as_declared(name: str, source: Source) -> None:
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("name", ["quantize", "runtime", "weights"])
+def test_what_has_just_been_prepared_runs_as_what_was_kept(name: str, source: Source, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HASTEN_CACHE", str(tmp_path))
+    case = draw(source.shape, 1, 2, seed=4, labels=source.labels).cases[0]
+    fresh, kept = (plans.build(source, PLANS[name].plus(PROBE)).sample(case) for _ in range(2))
+    assert torch.equal(fresh, kept)
+    if name != "runtime":
+        plain = plans.build(source, PLANS["runtime"].plus(PROBE)).sample(case)
+        assert sqnr_db(plain, fresh) < FLOORS_DB[Fidelity.NUMERIC]
+
+
 PAIRS = list(itertools.combinations(sorted(NAMES), 2))
 
 

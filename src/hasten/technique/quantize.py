@@ -6,7 +6,7 @@ spread over all times (Shang et al. 2023, PTQ4DM, arXiv:2211.15736; Li et al. 20
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -71,8 +71,8 @@ class Quantize:
         assert isinstance(network, openvino.Network)
 
         def make(folder: Path) -> None:
-            target.network = openvino.Network(lambda: network.graph, "float32", streams=1)
-            states = calibration_states(target, self.images)
+            plain = openvino.Network(lambda: network.graph, "float32", streams=1)
+            states = calibration_states(replace(target, network=plain), self.images)
             graph = openvino.quantize(network.graph, states, self.share)
             openvino.save(graph, folder / "model.xml")
 
@@ -83,7 +83,7 @@ class Quantize:
 
 
 def calibration_states(target: Target, images: int) -> list[tuple[torch.Tensor, ...]]:
-    """What the network is given along ``images`` trajectories of DPM-Solver++ 2M, 20 times uniform in log-SNR.
+    """What ``target``'s network is given along ``images`` trajectories of DPM-Solver++ 2M, 20 times uniform in log-SNR.
 
     Each state is ``(x (1, *shape), time (1,), labels (1,))``: one image at one time, all times, labels in turn.
     """
@@ -101,12 +101,9 @@ def calibration_states(target: Target, images: int) -> list[tuple[torch.Tensor, 
         return asked(x, time, labels)
 
     table = solvers.SOLVERS["dpmpp_2m"](target.schedule, times.GRIDS["logsnr"](target.schedule, CALIBRATION_STEPS))
-    target.network = remember
-    try:
-        with torch.inference_mode():
-            run(table, lambda x, t: target.denoise(x, t, case.labels), case.noise)
-    finally:
-        target.network = asked
+    watched = replace(target, network=remember)
+    with torch.inference_mode():
+        run(table, lambda x, t: watched.denoise(x, t, case.labels), case.noise)
     # Every second image of every second time would repeat a pattern; a stride of 3 visits all pairs in turn.
     states = [tuple(part[i : i + 1] for part in batch) for batch in seen for i in range(len(batch[0]))]
     return states[::3] if len(states) > 120 else states
