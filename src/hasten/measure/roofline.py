@@ -23,7 +23,7 @@ from functools import partial
 import torch
 
 from hasten.files import cache_folder, write_text
-from hasten.measure.clock import Clock, settled
+from hasten.measure.clock import Clock, TooShort, settled
 
 MATMUL_SIZES = (1024, 1536, 2048)
 COPY_BYTES = 128 * 2**20
@@ -118,12 +118,20 @@ def _lower_peak(clock: Clock, product: Product, float32: float) -> float | None:
     try:
         tried = product(TRIED_SIZE, clock.device)
         tried()
-        if clock.time(tried)[0] > TRIED_SECONDS:
+        if not _quick(clock, tried):
             return None
         found = _matmul_peak(clock, product)
     except (RuntimeError, AttributeError):  # what torch raises for a kernel that this device or build lacks
         return None
     return found if found > float32 else None
+
+
+def _quick(clock: Clock, tried: Callable[[], object]) -> bool:
+    """Whether it is worth while to try larger ones."""
+    try:
+        return clock.time(tried)[0] <= TRIED_SECONDS
+    except TooShort:
+        return True
 
 
 def _float32_product(size: int, device: torch.device) -> Callable[[], object]:

@@ -56,6 +56,8 @@ def test_a_lower_precision_has_a_peak_only_where_it_beats_float32(monkeypatch):
     rate = 2 * 1024**3 / 0.1
     assert roofline._lower_peak(clock, product(0.1), rate / 2) == pytest.approx(rate)
     assert roofline._lower_peak(clock, product(0.1), rate * 2) is None
+    fast = 2e-6  # then the small one is too short for this timer, which is quick enough
+    assert roofline._lower_peak(clock, product(fast), 1.0) == pytest.approx(2 * 1024**3 / fast)
     made.clear()
     assert roofline._lower_peak(clock, product(5.0), 1.0) is None  # emulated: no time is lost on large products
     assert set(made) == {roofline.TRIED_SIZE}
