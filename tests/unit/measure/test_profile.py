@@ -249,7 +249,7 @@ def test_rows_of_a_real_network_add_up_to_its_measured_seconds():
     from hasten.model.folder import unet
 
     net = unet((3, 32, 32), 4, [32, 64], 1, [1], 16, 8).eval()  # so large that hooks cost next to nothing
-    x, time_, label = torch.zeros(8, 3, 32, 32), torch.zeros(8), torch.zeros(8, dtype=torch.long)
+    x, time_, label = torch.zeros(16, 3, 32, 32), torch.zeros(16), torch.zeros(16, dtype=torch.long)
 
     def call():
         with torch.inference_mode():
@@ -259,7 +259,7 @@ def test_rows_of_a_real_network_add_up_to_its_measured_seconds():
     torch.set_num_threads(1)
     try:
         clock = Clock(read_ns=time.process_time_ns)
-        for _ in range(4):  # a neighbour in the same caches can slow one of the two down
+        for _ in range(12):  # a neighbour in the same caches can slow one of the two down
             with settled():
                 before = [clock.time(call)[0] for _ in range(3)]
                 found = modules(call, net, repeats=7, clock=clock)
