@@ -11,7 +11,6 @@ from hasten.model.target import Facts
 from hasten.search.space import Cost, Space
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Technique
-from hasten.technique.dynamic import Dynamic
 from hasten.technique.layout import Layout
 from hasten.technique.plan import Plan
 from hasten.technique.precision import Precision
@@ -57,7 +56,6 @@ def engines(
         Upsampling.name: "convolutions after upsampling multiply 4/9 as often as one with it",
         Layout.name: f"{products:.0%} of the time is in matrix products that channels-last kernels may do faster",
         Precision.name: f"{products:.0%} of the time is in matrix products, at half the bytes in 16 bits",
-        Dynamic.name: f"{products:.0%} of the time is in matrix products, which INT8 instructions may do faster",
         Compile.name: f"{rest:.0%} of the time is outside matrix products, where fusion may help",
         Runtime.name: f"{rest:.0%} of the time is outside matrix products: a static graph fuses it and picks layouts",
         Quantize.name: f"{products:.0%} of the time is in matrix products, which INT8 instructions may do faster",
@@ -69,7 +67,6 @@ def engines(
     wanted: list[tuple[Technique, ...]] = [
         *((t,) for t in layouts),
         *((t,) for t in precisions),
-        *itertools.product(layouts, Dynamic.choices(facts)),
         *((t,) for t in runtimes),
         *itertools.product(runtimes, quantizers),
         *(itertools.product(layouts, compilers) if seconds >= COMPILE_SECONDS else ()),

@@ -23,7 +23,6 @@ from hasten.model.workload import draw
 from hasten.technique import plan as plans
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage, Technique
-from hasten.technique.dynamic import Dynamic
 from hasten.technique.layout import Layout
 from hasten.technique.plan import TECHNIQUES, Plan
 from hasten.technique.precision import Precision
@@ -41,7 +40,6 @@ PLANS = {
     "upsampling": Plan((Upsampling(),)),
     "layout": Plan((Layout(),)),
     "precision": Plan((Precision(),)),
-    "dynamic": Plan((Dynamic(),)),
     "compile": Plan((Compile(),)),
     "runtime": Plan((Runtime("float32", 1),)),
     "quantize": Plan((Runtime("float32", 1), Quantize(images=4))),
@@ -127,7 +125,7 @@ def test_properties_are_true_afterwards(name: str, source: Source) -> None:
     holds = set(TORCH_PROPERTIES)
     for technique in plan.techniques:
         holds = (holds - technique.effects.breaks) | technique.effects.gives
-    if name not in ("compile", "dynamic"):  # torch modules all the same, but other techniques must not touch them
+    if name != "compile":  # a compiled module is a torch module that other techniques must not touch
         assert ("torch_module" in holds) == isinstance(target.network, TorchNetwork)
     if target.module is not None and "float32" in holds:
         assert {p.dtype for p in target.module.parameters()} == {torch.float32}
@@ -182,7 +180,7 @@ def test_the_network_is_never_shared(source: Source) -> None:
     """No technique may reach the next candidate: the baseline is bit-equal after all of them."""
     case = draw(source.shape, 1, 2, seed=5, labels=source.labels).cases[0]
     before = source.build().sample(case)
-    for name in ("layout", "precision", "quantize", "dynamic"):
+    for name in ("layout", "precision", "quantize"):
         if needs_other_machine(PLANS[name], source.build().facts):
             continue
         plans.build(source, PLANS[name]).sample(case)

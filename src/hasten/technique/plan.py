@@ -21,7 +21,6 @@ from hasten.model.target import TORCH_PROPERTIES, Facts, Target
 from hasten.runtime import openvino
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Prepared, Technique
-from hasten.technique.dynamic import Dynamic
 from hasten.technique.layout import Layout
 from hasten.technique.precision import Precision
 from hasten.technique.quantize import Quantize
@@ -32,7 +31,7 @@ from hasten.technique.upsampling import Upsampling
 from hasten.technique.weights import Weights
 
 TECHNIQUES: tuple[type[Technique], ...] = (
-    Swap, Upsampling, Layout, Precision, Dynamic, Runtime, Quantize, Weights, Compile, Sampler,
+    Swap, Upsampling, Layout, Precision, Runtime, Quantize, Weights, Compile, Sampler,
 )  # fmt: skip
 OPENVINO = "openvino_graph"
 
@@ -52,7 +51,7 @@ class Plan:
         names = {t.name: t.label for t in self.techniques}
         sampler = names.pop("sampler", "DDIM 50 steps")
         engine = [names.pop(name) for name in ("runtime", "compile") if name in names] or ["PyTorch eager"]
-        number = [names.pop(name) for name in ("precision", "dynamic", "quantize") if name in names]
+        number = [names.pop(name) for name in ("precision", "quantize") if name in names]
         if not number and not any(word in engine[0] for word in ("float", "bf16")):
             number = ["float32"]
         return [sampler, *engine, *number, *names.values()]
