@@ -47,8 +47,12 @@ def test_a_plan_against_its_model(
 def test_the_gate_fails_with_3(fast: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A against itself: never 100 times as fast, and as good."""
     arguments = ["compare", fast, fast, "--data", "digits", "--batch", "8", "--batches", "", "--time", "8s"]
-    assert hasten(*arguments, "--gate", "speed>=100,quality<=2%", "--json") == 3
-    result = json.loads(capsys.readouterr().out)
+    for _ in range(5):  # on a machine that is too noisy at the time 4 is the right answer
+        status = hasten(*arguments, "--gate", "speed>=100,quality<=2%", "--json")
+        result = json.loads(capsys.readouterr().out)
+        if status != 4 or "noisy machine" not in result["speedup"]["reason"]:
+            break
+    assert status == 3
     assert [answer["verdict"] for answer in result["gate"]] == ["does not hold", "holds"]
     assert result["quality"]["loss"] == pytest.approx(0.0, abs=1e-9)
     assert result["quality"]["drift_db"] == 150.0
