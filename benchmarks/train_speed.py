@@ -28,13 +28,16 @@ from hasten.data import emoji
 from hasten.environment import environment
 from hasten.files import write_text
 from hasten.measure.stats import median_ratio
+from hasten.model import bundled
+from hasten.model import source as sources
 from hasten.model.folder import unet
+from hasten.technique.precision import Precision
 from hasten.train import log, loop, recipe, rehearsal
 from hasten.train.autotune import threads_kept
 
 RESULT = Path(__file__).parent / "results" / "train_speed.json"
 CHANNELS = [32, 96, 144]
-NATIVE = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+NATIVE = Precision("bfloat16").refuse(sources.load(bundled.folder()).build().facts) is None
 ROUNDS, BFLOAT16_ROUNDS = 15, 15 if NATIVE else 3  # 15 times as long where a CPU has no such instructions
 Sides = dict[str, dict[str, Any]]
 FAST: Sides = {"channels_last": {}, "compile": {"compile": True}, "muon": {"optimizer": "muon"}}
@@ -182,8 +185,8 @@ def main() -> None:
     """All of it."""
     with threads_kept():
         result: dict[str, Any] = {"environment": environment(), "speed": [], "peaks": []}
-        lean_rounds = BFLOAT16_ROUNDS if NATIVE else 0
-        for size, batch, sides, bfloat16_rounds in ((32, 64, FAST, BFLOAT16_ROUNDS), (64, 32, LEAN, lean_rounds)):
+        lean = BFLOAT16_ROUNDS if NATIVE else 0
+        for size, batch, sides, bfloat16_rounds in ((32, 64, FAST, BFLOAT16_ROUNDS), (64, 32, LEAN, lean)):
             result["peaks"].append(peaks(size, batch, sides))
             result["speed"].append(speed(size, batch, sides, bfloat16_rounds))
             write_text(RESULT, json.dumps(result, indent=1) + "\n")

@@ -15,7 +15,7 @@ import torch
 from diffusers import UNet2DModel
 
 from hasten.errors import BadInput
-from hasten.measure.damage import LEVELS
+from hasten.measure.damage import change
 
 WITHOUT = {"AttnDownBlock2D": "DownBlock2D", "AttnUpBlock2D": "UpBlock2D"}
 Evaluate = Callable[[UNet2DModel], torch.Tensor]
@@ -48,7 +48,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Damaged:
-    """A block that can go, how many ``parameters`` go with it, and the ``damages`` at each of LEVELS."""
+    """A block that can go, how many ``parameters`` go with it, and the ``damages`` at each of three noise levels, as
+    :func:`hasten.measure.damage.change` has them."""
 
     block: Block
     parameters: int
@@ -93,14 +94,11 @@ def damaged(network: UNet2DModel, evaluate: Evaluate) -> list[Damaged]:
     ``evaluate(network)`` asks about equally many states of each of LEVELS, one level after the other, and returns the
     outputs (n, ...).
     """
-    whole = evaluate(network)
-    power = [float(part.square().mean()) for part in whole.chunk(len(LEVELS))]
-    rows = []
+    whole, rows = evaluate(network), []
     for block in removable(network):
         made = without(network, block)
-        off = [float(part.square().mean()) for part in (evaluate(made) - whole).chunk(len(LEVELS))]
         fewer = network.num_parameters() - made.num_parameters()
-        rows.append(Damaged(block, fewer, tuple(a / max(b, 1e-30) for a, b in zip(off, power, strict=True))))
+        rows.append(Damaged(block, fewer, change(whole, evaluate(made))))
     return sorted(rows, key=lambda row: sum(row.damages))
 
 
@@ -113,13 +111,14 @@ def drop(
     Raises BadInput when it has not so many.
     """
     gone: list[Damaged] = []
-    rows = damaged(network, evaluate)
+    rows: list[Damaged] = []
     while len(gone) < count:
+        say(f"block {len(gone) + 1} of {count}")
+        rows = damaged(network, evaluate)
         if not rows:
             only = f"only {len(gone)} can go (attention, and the middle block)"
             raise BadInput(f"--blocks {count}: {only}; lower it, or prune channels")
         gone.append(rows[0])
         network = without(network, rows[0].block)
-        say(f"block {len(gone)} of {count}")
-        rows = damaged(network, evaluate)
-    return network, gone + rows
+    left = set(removable(network))  # with the middle block its attention is gone
+    return network, gone + [row for row in rows if row.block in left]

@@ -51,12 +51,7 @@ def prune(source: Source, share: float | Path, importance: Importance, data: Dat
 
     Raises BadInput for a source that is no diffusers folder, for a share out of range, for no data where it is needed.
     """
-    if source.folder is None:
-        raise BadInput(f"{source.name} is a module of your own; channels are pruned of a UNet2DModel folder")
-    if out.exists():
-        raise BadInput(f"{out} exists; choose another --out")
-    network = source.module().float().eval()
-    assert isinstance(network, UNet2DModel)
+    network = _network(source, out)
     config = _config(network, share)
     network = blocks.as_in(network, config)
     scores: Scores = magnitude(network)
@@ -78,12 +73,7 @@ def drop_blocks(
 
     Raises BadInput for a source that is no diffusers folder, and when so many can't go.
     """
-    if source.folder is None:
-        raise BadInput(f"{source.name} is a module of your own; blocks are removed of a UNet2DModel folder")
-    if out.exists():
-        raise BadInput(f"{out} exists; choose another --out")
-    network = source.module().float().eval()
-    assert isinstance(network, UNet2DModel)
+    network = _network(source, out)
     ids, rng = data.ids(held_out=False), torch.Generator().manual_seed(0)
     chosen = ids[torch.randperm(len(ids), generator=rng)[:STATES].numpy()]
     clean, labels = (torch.from_numpy(part) for part in data.take(chosen))
@@ -110,6 +100,17 @@ def drop_blocks(
         for row in rows
     ]
     return {"levels": LEVELS, "rows": shown}
+
+
+def _network(source: Source, out: Path) -> UNet2DModel:
+    """What is pruned, in float32.  Raises BadInput where there is none, or ``out`` is taken."""
+    if source.folder is None:
+        raise BadInput(f"{source.name} is a module of your own; only a UNet2DModel folder can be pruned")
+    if out.exists():
+        raise BadInput(f"{out} exists; choose another --out")
+    network = source.module().float().eval()
+    assert isinstance(network, UNet2DModel)
+    return network
 
 
 def _save(source: Source, made: UNet2DModel, told: dict[str, Any], out: Path) -> None:

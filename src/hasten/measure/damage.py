@@ -48,7 +48,6 @@ def damage(
     finally:
         for hook in hooks:
             hook.remove()
-    power = [float(part.square().mean()) for part in whole.chunk(len(LEVELS))]
     rows = []
     for number, (name, (low, high, multiplications)) in enumerate(seen.items(), 1):
         say(f"layer {number} of {len(seen)}")
@@ -57,13 +56,18 @@ def damage(
         part.weight = torch.nn.Parameter(rounded_weight(weight), requires_grad=False)
         hook = part.register_forward_pre_hook(_rounder(low, high))
         try:
-            off = [float(d.square().mean()) for d in (evaluate() - whole).chunk(len(LEVELS))]
+            changed = evaluate()
         finally:
             hook.remove()
             part.weight = weight
-        damages = tuple(a / max(b, 1e-30) for a, b in zip(off, power, strict=True))
-        rows.append(Layer(name, multiplications, damages))
+        rows.append(Layer(name, multiplications, change(whole, changed)))
     return rows
+
+
+def change(whole: torch.Tensor, changed: torch.Tensor) -> tuple[float, ...]:
+    """The power of the change over that of the output, both (n, ...), at each of LEVELS, n / 3 states after another."""
+    parts = zip(whole.chunk(len(LEVELS)), changed.chunk(len(LEVELS)), strict=True)
+    return tuple(float((b - a).square().mean()) / max(float(a.square().mean()), 1e-30) for a, b in parts)
 
 
 def worth_keeping(layers: Sequence[Layer], least_db: float) -> list[str]:

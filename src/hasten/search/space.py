@@ -27,12 +27,19 @@ class Cost:
 @dataclass(frozen=True)
 class Space:
     """``costs`` of the engines, the cheapest first; ``ranked_on``: the engine that samplers are ranked on; ``tables``:
-    solvers with their time grids, the likeliest first; ``steps``: numbers of evaluations, ascending."""
+    solvers with their time grids, the likeliest first; ``steps``: numbers of evaluations, ascending.
+
+    Raises ValueError when the engine that is ranked on is none of ``costs``.
+    """
 
     costs: tuple[Cost, ...]
     ranked_on: str
     tables: tuple[tuple[str, str], ...]
     steps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.ranked_on not in {cost.engine for cost in self.costs}:  # or its trials would never count
+            raise ValueError(f"samplers are ranked on {self.ranked_on}, which is none of the engines searched")
 
     def cost(self, engine: str, steps: int) -> tuple[float, float]:
         """What is minimised: the goal's figure, then seconds."""

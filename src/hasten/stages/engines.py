@@ -297,8 +297,8 @@ def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> 
                 found = engine.against(mine).inverse()
                 words = {Verdict.FASTER: "faster, but no plan with it held", Verdict.SLOWER: "slower"}
                 said = words.get(verdict(engine.against(mine)), "dropped: no faster for certain")
-                if len(engine.seconds) == SCREENING_ROUNDS and found.ratio < 1.0 / FAR:
-                    said = "slower"  # so much that it was seen in few rounds
+                if len(engine.seconds) <= SCREENING_ROUNDS and found.high < 1.0 / FAR:
+                    said = "slower"  # so much that few rounds were enough
                 interval = f"{found.low:.2f} to {found.high:.2f}, {found.n} round{'s' if found.n > 1 else ''}"
                 speed = f"{found.ratio:.2f}x the speed of {mine.name} here ({interval})"
                 reason = f"{said}: {engine.name} has {speed}"

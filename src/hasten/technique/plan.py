@@ -52,7 +52,7 @@ class Plan:
         sampler = names.pop("sampler", "DDIM 50 steps")
         engine = [names.pop(name) for name in ("runtime", "compile") if name in names] or ["PyTorch eager"]
         number = [names.pop(name) for name in ("precision", "quantize") if name in names]
-        if not number and not any(word in engine[0] for word in ("float", "bf16")):
+        if not number and self.find("runtime") is None:  # whose label names its own
             number = ["float32"]
         return [sampler, *engine, *number, *names.values()]
 

@@ -32,6 +32,7 @@ from hasten.train import average, network, posthoc, state
 from hasten.train import run as runs
 from hasten.train.audit import audit
 from hasten.train.autotune import threads_kept
+from hasten.train.choices import choose
 from hasten.train.log import Figures, Log, Shown
 from hasten.train.recipe import Recipe
 from hasten.train.run import Run
@@ -89,7 +90,7 @@ def train(
             saved = state.read(resume if isinstance(resume, Path) else out, fingerprint, told)
             for line in saved.passed_over:
                 warn(line)
-        choices = runs.choose(recipe, data, source, batches.batch(0)) if saved is None else saved.numbers["choices"]
+        choices = choose(recipe, data, source, batches.batch(0)) if saved is None else saved.numbers["choices"]
         run = runs.prepare(recipe, data, decode, source, choices, saved)
         now = run.state
         guard.check_room(out, state.needed_bytes(now, out), "checkpoints and the model")

@@ -18,7 +18,7 @@ from hasten.data.array import Data
 from hasten.data.loader import Batch
 from hasten.errors import BadInput
 from hasten.model.source import Source
-from hasten.train import memory, network, planner, rehearsal
+from hasten.train import choices, memory, network, planner, rehearsal
 from hasten.train import recipe as recipes
 from hasten.train import run as runs
 from hasten.train.recipe import Recipe
@@ -55,7 +55,7 @@ def rows(recipe: Recipe) -> Iterator[Row]:
     source = network.source_of(recipe, data)
     base = _changed(recipe, {"autotune": False})
     run = runs.prepare(_changed(base, {"checkpointing": "none", "memory": None}), data, None, source, {})
-    costs = runs.costs(run, replace(batch))  # of one micro-batch of the recipe as it is
+    costs = choices.costs(run, batch)  # of one micro-batch of the recipe as it is
     each = costs.scaled(base.train.accumulate)  # of the whole batch in one
     overhead = _step_seconds(run)
     for changes in _choices(base):
@@ -98,7 +98,7 @@ def _row(
     options = recipe.train
     part = costs.scaled(1.0 / options.accumulate)
     run = runs.prepare(_changed(recipe, {"memory": None}), data, None, source, {})
-    kept, how = runs.kept_bytes(run, batch), runs.gradients(recipe)
+    kept, how = choices.kept_bytes(run, batch), choices.gradients(recipe)
     names: list[str] = list(memory.blocks(run.network)) if options.checkpointing == "full" else []
     if isinstance(options.checkpointing, list):
         names = options.checkpointing

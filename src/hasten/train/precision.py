@@ -14,7 +14,8 @@ backward pass in bf16 takes four times as long there (LOG.md).
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -31,16 +32,15 @@ NORMS = (
 )
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+@contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """What the forward pass runs under."""
-    if precision == "float32":
-        return nullcontext()
-    stack = ExitStack()
-    if precision not in PURE:
-        stack.enter_context(torch.autocast(device.type, getattr(torch, precision)))
-    if device.type == "cpu":
-        stack.enter_context(WideAttention())
-    return stack
+    with ExitStack() as stack:
+        if precision in ("bfloat16", "float16"):
+            stack.enter_context(torch.autocast(device.type, getattr(torch, precision)))
+        if precision != "float32" and device.type == "cpu":
+            stack.enter_context(WideAttention())
+        yield
 
 
 class WideAttention(TorchFunctionMode):

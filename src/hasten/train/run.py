@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -33,8 +32,6 @@ from hasten.train.teacher import Teacher
 from hasten.train.uncertainty import Uncertainty
 from hasten.train.zeros import Zeros
 
-MEASURED = 8  # samples: bytes grow with them in proportion, so that few tell
-PLANNED_SECONDS = 8.0  # of measuring for a plan, as far as more samples would only make it truer
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -167,27 +164,6 @@ def fingerprint(recipe: Recipe, data: Data, source: Source) -> str:
     return hashlib.sha256(f"{recipe.identity}{source.weight_hash}{data.digest()}{taught}".encode()).hexdigest()
 
 
-def choose(recipe: Recipe, data: Data, source: Source, batch: Batch) -> dict[str, Any]:
-    """What the recipe leaves to measurement, decided on a network of its own with ``batch``; ready for JSON.
-
-    ``setting`` and ``trials`` of autotune, ``checkpointing`` (the blocks to recompute) and ``planned`` of a memory
-    budget.  Raises BadInput when nothing fits the budget.
-    """
-    choices: dict[str, Any] = {}
-    options = recipe.train
-    if options.autotune:
-        run = prepare(recipe, data, None, source, {})
-        plain = autotune.settings(run.network, options.threads, options.channels_last)
-        chosen, trials = autotune.choose(run.network, plain, lambda setting: _rehearse(run, batch, setting))
-        choices |= {"setting": asdict(chosen), "trials": [asdict(trial) for trial in trials]}
-    if recipe.budget_bytes is not None:
-        run = prepare(recipe, data, None, source, choices)
-        fit = planner.choose(costs(run, batch), kept_bytes(run, batch), recipe.budget_bytes, gradients(recipe))
-        planned = {"peak_bytes": fit.peak_bytes, "extra_seconds": fit.extra_seconds}
-        choices |= {"checkpointing": list(fit.names), "planned": planned}
-    return choices
-
-
 def prepare(
     recipe: Recipe,
     data: Data,
@@ -291,7 +267,7 @@ def teacher(recipe: Recipe, source: Source, module: torch.nn.Module) -> Teacher 
     if section is None:
         return None
     loaded = sources.load(section.folder, device=recipe.train.device)
-    _check_room(recipe, loaded)
+    _check_room(min(section.cached or 0, recipe.train.steps), recipe.train.batch_size * math.prod(loaded.shape))
     return Teacher(
         loaded,
         source,
@@ -304,11 +280,9 @@ def teacher(recipe: Recipe, source: Source, module: torch.nn.Module) -> Teacher 
     )
 
 
-def _check_room(recipe: Recipe, loaded: Source) -> None:
-    """Raises BadInput where the host has no room for the answers that ``teacher.cached`` keeps."""
-    cached = 0 if recipe.teacher is None else recipe.teacher.cached or 0
-    wanted = 2 * min(cached, recipe.train.steps) * recipe.train.batch_size * math.prod(loaded.shape)
-    free = planner.available_bytes(torch.device("cpu"))
+def _check_room(cached: int, numbers: int) -> None:
+    """Raises BadInput where the host has no room for the answers to ``cached`` batches, ``numbers`` in float16 each."""
+    wanted, free = 2 * cached * numbers, planner.available_bytes(torch.device("cpu"))
     if wanted > free:
         raise BadInput(
             f"teacher.cached = {cached} keeps {wanted / 2**20:,.0f} MiB of answers and {free / 2**20:,.0f} MiB are "
@@ -362,72 +336,10 @@ def _restore_scaler_(scaler: torch.amp.GradScaler, values: state.Numbers) -> Non
         scaler.load_state_dict(dict(values))
 
 
-def _rehearse(run: Run, batch: Batch, setting: autotune.Setting) -> None:
-    """The forward and backward pass of one micro-batch."""
-    run.setting = setting
-    part = run.examples(batch).parts(run.recipe.train.accumulate)[0]
-    run.losses(part)[0].backward()  # type: ignore[no-untyped-call]
-    drop_gradients_(run)
-    if run.device.type == "cuda":
-        torch.cuda.synchronize(run.device)
-
-
 def drop_gradients_(run: Run) -> None:
     """No gradient is left."""
     for parameter in (*run.network.parameters(), *run.state.named.values()):
         parameter.grad = None
-
-
-def costs(run: Run, batch: Batch) -> planner.Costs:
-    """What the blocks of the network keep and cost in a micro-batch, measured on a few samples of ``batch``, and on as
-    many more as there are time and memory for.
-
-    The run is of no further use: its optimiser has made steps.
-    """
-    began = perf_counter()
-    size = len(batch.samples) // run.recipe.train.accumulate
-
-    def loss(count: int) -> torch.Tensor:
-        part = run.examples(replace(batch, samples=batch.samples[:count], labels=batch.labels[:count]))
-        return run.losses(part)[0]
-
-    def steps(count: int) -> None:
-        for _ in range(2):  # the second leaves other gaps than the first
-            loss(count).backward()  # type: ignore[no-untyped-call]
-            for optimizer in run.state.optimizers:
-                optimizer.step()
-            drop_gradients_(run)
-
-    def grown(count: int) -> int | None:
-        return planner.grown_bytes(run.device, lambda: steps(count))
-
-    few = min(size, MEASURED)
-    first = grown(few)  # with the code that is read from disk now, and stays
-    found = planner.measure(run.network, lambda: loss(few)).scaled(size / few)
-    if first is None:
-        return found
-    known = {few: grown(few) or 0}
-    # the more samples, the truer, but the whole must not be tried where it might not fit
-    more = size if 4 * planner.peak_bytes(found, (), 0) < planner.available_bytes(run.device) else min(size, 4 * few)
-    affordable = int((PLANNED_SECONDS - (perf_counter() - began)) / (2 * found.seconds / size))
-    more = max(min(more, affordable), few)
-    known[more] = grown(more) or 0
-    return planner.with_workspace(found, size, max(first - known[few], 0), known)
-
-
-def kept_bytes(run: Run, batch: Batch) -> int:
-    """What a step holds besides activations and gradients: weights, moments, averages, and four times the batch
-    (clean, noise, noised, wanted)."""
-    stepped = sum(each.nbytes for each in run.state.named.values())
-    moments = {"muon": 1.0, "adamw_8bit": 0.5}.get(run.recipe.train.optimizer, 2.0) * stepped
-    return int(sum(each.nbytes for each in run.state.tensors().values()) + moments + 4 * batch.samples.nbytes)
-
-
-def gradients(recipe: Recipe) -> planner.Gradients:
-    """How gradients come and go in the recipe's steps."""
-    if recipe.train.accumulate > 1:
-        return "stay"
-    return "used" if recipe.train.step_in_backward else "grow"
 
 
 def decoded(run: Run, samples: torch.Tensor) -> torch.Tensor:

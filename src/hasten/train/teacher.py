@@ -47,8 +47,8 @@ class Teacher(torch.nn.Module):
                 name = what.replace("_", " ")
                 raise BadInput(f"teacher {source.name}: its {name} {said}; use a teacher with the same")
         self.share, self.feature_weight, self.call = share, feature_weight, source.call
-        self.keep_answers, self.context = keep_answers, context
-        self.answers: dict[int, torch.Tensor] = {}
+        self.context = context
+        self.answers: dict[int, torch.Tensor] | None = {} if keep_answers else None
         self.module: list[torch.nn.Module] = [source.module().to(student.device).eval().requires_grad_(False)]
         self.seen: dict[str, dict[str, torch.Tensor]] = {"student": {}, "teacher": {}}
         self.maps = torch.nn.ModuleDict()
@@ -92,7 +92,7 @@ class Teacher(torch.nn.Module):
     def taught(self, examples: Examples, content: int, parts: int) -> Examples:
         """``examples`` with the answers to them, where those are kept: on the host in float16, by ``content``,
         computed in ``parts`` micro-batches when they are first asked for."""
-        if not self.keep_answers:
+        if self.answers is None:
             return examples
         if content not in self.answers:
             self.answers[content] = torch.cat([self._ask(part) for part in examples.parts(parts)]).half().cpu()

@@ -70,7 +70,12 @@ def test_the_damage_by_hand_and_the_least_first(network) -> None:
 
 def test_all_can_go_and_no_more(network) -> None:
     made, rows = blocks.drop(network, 3, evaluate)
-    assert not list(blocks.removable(made)) or len(rows) == 4
+    gone = [row.block.name for row in rows[:3]]
+    left = {block.name for block in blocks.removable(made)}
+    assert len(set(gone)) == 3
+    assert left == {row.block.name for row in rows[3:]}
+    assert set(NAMES) - set(gone) - left <= {"mid_block.attentions"}  # which goes with the middle block
+    assert not any(name.startswith(f"{each}.") for each in gone for name in made.state_dict())
     with pytest.raises(BadInput, match=r"--blocks 9: only \d can go \(attention, and the middle block\); lower it"):
         blocks.drop(network, 9, evaluate)
 

@@ -120,3 +120,9 @@ def test_a_goal_of_bytes_is_minimised_before_seconds(tmp_path: Path) -> None:
     world.engines = {"small": 0.001, "fast": 0.0}
     trials = search(space, world, tmp_path / "h", lambda _: False, BUDGET)
     assert factorised.best(space, trials, BUDGET)[0].point["engine"] == "small"
+
+
+def test_an_engine_that_is_not_searched_ranks_no_sampler() -> None:
+    """Its trials would not count, and the same one would be asked for without end."""
+    with pytest.raises(ValueError, match="ranked on slow, which is none of the engines searched"):
+        Space((Cost("fast", 0.0, 1.0),), "slow", SPACE.tables, SPACE.steps)

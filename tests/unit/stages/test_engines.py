@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from hasten.errors import HastenError
-from hasten.stages.engines import Engine, closest, keep, refuse_slower
+from hasten.model.workload import Case, draw
+from hasten.propose import Proposal
+from hasten.stages.engines import Engine, closest, keep, refuse_slower, try_engines
 from hasten.stages.run import Run
 from hasten.technique.contract import Technique
 from hasten.technique.layout import Layout
@@ -68,3 +72,49 @@ def test_a_goal_of_bytes_ranks_by_them_and_a_budget_of_them_holds() -> None:
         HastenError, match=r"no plan is within --budget size=2B: the smallest \(OpenVINO float32 \+ int8\)"
     ):
         keep(tried, run(size_bytes=2))
+
+
+class Timed:
+    """A network whose samples take so many seconds by a clock of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def sample(self, case: Case) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return case.noise
+
+
+def test_engines_far_behind_are_left_after_two_rounds_and_none_is_built_twice(tmp_path, monkeypatch) -> None:
+    seconds = {
+        "PyTorch eager": 0.004,
+        "channels last": 0.0042,
+        "OpenVINO float32": 0.001,
+        "OpenVINO float32 + int8": 0.001,
+    }
+    built: list[str] = []
+
+    def make(_self: Run, plan: Plan) -> tuple[Timed, int]:
+        built.append(Engine(plan.without("sampler")[0], "", (), None).name)
+        return Timed(seconds[built[-1]]), 7
+
+    monkeypatch.setattr(Run, "built", make)
+    monkeypatch.setattr(Run, "workload", lambda *_: draw((1, 4, 4), 1, 16, 0))
+    source = type("Named", (), {"name": "model"})()
+    asked = Run(source, None, tmp_path, 0.02, 60.0, 16, 0, lambda *_: None, lambda: False)  # type: ignore[arg-type]
+    proposals = [
+        Proposal(Plan(each), "") for each in ((Layout(),), (Runtime(streams=1),), (Runtime(streams=1), Quantize()))
+    ]
+    tried = {engine.name: engine for engine in try_engines(asked, proposals)}
+    assert sorted(built) == sorted(seconds)
+    rounds = {name: len(engine.seconds) for name, engine in tried.items()}
+    assert rounds == {"PyTorch eager": 11, "channels last": 2, "OpenVINO float32": 11, "OpenVINO float32 + int8": 11}
+    assert tried["OpenVINO float32"].median_seconds == pytest.approx(0.001 / 16 / 2, rel=0.3)
+    assert all(engine.weight_bytes == 7 for engine in tried.values())
+    assert try_engines(asked, []) == list(tried.values())  # a resumed run has the same
+    slower = [
+        said
+        for said in refuse_slower(tried["OpenVINO float32"].plan, list(tried.values()), [])
+        if "channels" in said.label
+    ]
+    assert slower[0].reason.startswith("slower: ")

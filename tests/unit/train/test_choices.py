@@ -1,0 +1,36 @@
+"""Measuring for a memory budget ends in its time: what only makes it truer is left out then."""
+
+import pytest
+import torch
+
+from hasten.train import choices, network, planner, recipe
+from hasten.train import run as runs
+
+
+@pytest.mark.parametrize(("seconds", "measured"), [(0.0, [4, 4]), (1000.0, [4, 4, 32])])
+def test_more_samples_are_measured_as_far_as_the_time_goes(monkeypatch, seconds: float, measured: list[int]) -> None:
+    values = {
+        "data": {"name": "digits", "size": 8},
+        "model": {"block_out_channels": [8, 16], "attention_levels": [1], "attention_head_dim": 8},
+        "train": {"steps": 6, "batch_size": 32, "warmup_steps": 1},
+    }
+    read = recipe.check(values, "", "test")
+    data, _ = runs.dataset(read)
+    run = runs.prepare(read, data, None, network.source_of(read, data), {})
+    seen: list[int] = []
+    ask = runs.Run.ask
+    monkeypatch.setattr(runs.Run, "ask", lambda self, x, *rest: seen.append(len(x)) or ask(self, x, *rest))
+    grown: list[int] = []
+
+    def grown_bytes(_device: torch.device, steps) -> int:
+        steps()
+        grown.append(seen[-1])
+        return 1_000_000 + 10_000 * seen[-1]
+
+    monkeypatch.setattr(planner, "grown_bytes", grown_bytes)
+    monkeypatch.setattr(choices, "MEASURED", 4)
+    monkeypatch.setattr(choices, "SECONDS", seconds)
+    found = choices.costs(run, runs.loader(read, data).batch(0))
+    assert grown == measured
+    assert [block.name for block in found.blocks]
+    assert found.seconds > 0
