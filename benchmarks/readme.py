@@ -2,6 +2,7 @@
 
     make demo && python benchmarks/readme.py
     make bench
+    python benchmarks/smaller.py
     python benchmarks/train_speed.py; python benchmarks/train_faults.py; python benchmarks/train_kills.py
 
 The last demo's result.json is kept as benchmarks/results/demo.json, so that the README's figures have their raw data.
@@ -38,6 +39,11 @@ def demo() -> str:
     made = json.loads((DEMO / "result.json").read_text(encoding="utf-8"))
     made["source"]["folder"] = Path(made["source"]["folder"]).name
     write_text(RESULTS / "demo.json", json.dumps(made, indent=1) + "\n")
+    return shown(made)
+
+
+def shown(made: dict[str, Any]) -> str:
+    """A demo's result as its terminal has it."""
     return f"```\n$ make demo\n{summary(made, Path('runs/demo'))}\n```"
 
 
@@ -80,6 +86,30 @@ def train() -> str:
     return "\n".join(lines)
 
 
+def smaller() -> str:
+    """Half the channels: what recovery took, the comparison with the teacher, and the search with it."""
+    found = result("smaller")
+    compared, stack = found["compare"], found["stack"]
+
+    def figures(speedup: dict[str, Any], quality: dict[str, Any], before: str, after: str) -> str:
+        times = f"{speedup['ratio']:.3g}x as fast ({speedup['low']:.3g} to {speedup['high']:.3g})"
+        distances = f"distance {quality[before]:.4g} to {quality[after]:.4g}"
+        loss = f"{quality['loss_low']:+.1%} to {quality['loss_high']:+.1%}"
+        return f"{times}, {distances} ({loss}; {quality['verdict']})"
+
+    before, after = (stack[each]["weight_bytes"] / 1e6 for each in ("baseline", "candidate"))
+    sides = ("baseline_distance", "candidate_distance")
+    lines = (
+        f"the student: {found['share_of_weights']:.0%} of the weights, {found['share_of_flops']:.0%} of the FLOPs, "
+        f"recovered in {found['steps']} steps, {found['share_of_training_flops']:.1%} of the FLOPs of its teacher's "
+        "training",
+        f"against its teacher, PyTorch as it comes: {figures(compared['speedup'], compared['quality'], *sides)}",
+        f"with {', '.join(stack['candidate']['label'][:-1])}: {figures(stack['speedup'], stack['quality'], *sides)}, "
+        f"{after:.2f} MB instead of {before:.2f} MB",
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text("utf-8")
@@ -87,6 +117,8 @@ def main() -> None:
         text = filled(text, "demo", demo())
     if (RESULTS / "opponents.json").exists():
         text = filled(text, "bench", table(result("opponents")))
+    if (RESULTS / "smaller.json").exists():
+        text = filled(text, "smaller", smaller())
     if all((RESULTS / f"train_{name}.json").exists() for name in ("speed", "faults", "kills")):
         text = filled(text, "train", train())
     write_text(readme, text)

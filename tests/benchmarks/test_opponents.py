@@ -85,10 +85,13 @@ def test_the_table_is_made_of_the_raw_figures(opponents: Any) -> None:
 
 
 def test_readme_shows_these_figures(opponents: Any) -> None:
-    """The committed block is the one that the committed JSON makes."""
+    """The committed blocks are those that the committed JSON makes."""
     readme = importlib.import_module("readme")
     text = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
     result = json.loads((BENCHMARKS / "results" / "opponents.json").read_text())
     assert readme.filled(text, "bench", opponents.table(result)) == text
+    assert readme.filled(text, "train", readme.train()) == text
+    assert readme.filled(text, "smaller", readme.smaller()) == text
+    assert readme.filled(text, "demo", readme.shown(readme.result("demo"))) == text
     with pytest.raises(SystemExit, match="one is needed"):
         readme.filled("no markers here", "bench", "x")
