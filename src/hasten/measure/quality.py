@@ -71,6 +71,11 @@ class View:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def first(self, n: int) -> View:
+        """The view of the first ``n`` samples."""
+        copied = None if self.copied is None else self.copied[:n]
+        return View(self.samples[:n], (self.features[0][:n],), tuple(band[:n] for band in self.bands), copied)
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:
@@ -148,12 +153,15 @@ class Quality:
         return tuple(None if low is None or high is None else (low, high) for low, high in opinions)
 
     @property
+    def lost(self) -> float | None:
+        """The larger of the losses by both opinions."""
+        return None if self.loss is None else max(self.loss, self.second_opinion.loss or 0.0)
+
+    @property
     def worst(self) -> float | None:
-        """The largest of the losses by both opinions and of what the candidate copies more than the baseline."""
-        if self.loss is None:
-            return None
+        """The larger of ``lost`` and of what the candidate copies more than the baseline."""
         more = 0.0 if self.copies is None else self.copies.candidate - self.copies.baseline
-        return max(self.loss, self.second_opinion.loss or 0.0, more)
+        return None if self.lost is None else max(self.lost, more)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

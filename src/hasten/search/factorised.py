@@ -1,29 +1,30 @@
 """What to measure next: ``ask(space, history, budget)`` is pure, so to resume is to read the history again.
 
-At each number of evaluations samplers are ranked by a cheap proxy, how far a few images are from the converged ones,
-and successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943) leaves two, which are judged on all search cases
-with the engine that is asked about.  Costs are known beforehand and errors fall with evaluations, so of each engine
-only the fewest evaluations within the budget matter: a bisection, and no cell that costs more than the best one so far.
-What time is left goes to the rest of the front, more evaluations for less loss.
+Samplers are ranked by successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): all of them at one number of
+evaluations by drift from the baseline on a few images, which hardly varies with the images; the best, there and at
+other numbers, by drift and loss on more of them.  Two are judged on all search cases with the engine that is asked
+about.  Costs are known beforehand and errors fall with evaluations, so of each engine only the fewest evaluations
+within the budget matter: a bisection, and no cell that costs more than the best one so far.  Where that ends, twice as
+many samplers get their chance.  What time is left goes to the rest of the front, more evaluations for less loss.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hasten.search.space import ALL, Point, Space, key, point
 
-RUNGS = ((8, 4), (16, 2))  # images that samplers are ranked by, and how many of them go on
-NEIGHBOURS = 6  # so many samplers of the nearest number of evaluations are ranked again, once one was ranked in full
+RUNGS = ((8, 3), (16, 2))  # images that samplers are ranked by, and how many of them go on
+WIDTHS = (1, 2)  # times as many go on, once nothing is undecided
 FIRST_STEPS = 10  # likely to hold, so that there soon is something to do better than
-CLEARLY = 2.0  # a loss of so many budgets rules a number of evaluations out with its best sampler alone
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A point and what was measured there: ``drift_db`` of ranking; ``worst``, the loss, of judging; or ``failure``."""
+    """A point and what was measured there: ``drift_db`` from the baseline, ``worst``, the loss, or ``failure``."""
 
     point: Point
     measured: dict[str, Any]
@@ -39,15 +40,17 @@ class Trial:
 
 
 Cell = tuple[str, int]  # an engine and a number of evaluations
+Table = tuple[str, str]  # a solver and a time grid
 
 
 def ask(space: Space, history: Sequence[Trial], budget: float) -> Point | None:
     """The point to measure next; None when nothing undecided is left."""
     known = {key(trial.point): trial for trial in history if space.holds(trial.point)}
-    for cell in _wanted(space, known, budget):
-        found = _next(space, known, cell, budget)
-        if found is not None:
-            return found
+    for width, cells in _wanted(space, known, budget):
+        for cell in cells:
+            found = _next(space, known, cell, budget, width)
+            if found is not None:
+                return found
     return None
 
 
@@ -70,40 +73,38 @@ def front(trials: Sequence[Trial], costs: Callable[[Trial], tuple[float, ...]]) 
 
 
 def rank_correlation(history: Sequence[Trial]) -> tuple[float, int] | None:
-    """Spearman's between the proxy and the loss, over samplers that were both ranked and judged, and how many; None
-    for fewer than four."""
-    proxies: dict[tuple[str, str, int], float] = {}
-    for trial in history:
-        if trial.point["images"] != ALL and trial.measured.get("drift_db") is not None:
-            proxies.setdefault(_sampler(trial.point), trial.measured["drift_db"])
-    both = [(proxies[s], t.measured["worst"]) for t in history if t.judged and (s := _sampler(t.point)) in proxies]
+    """Spearman's between the loss on the last rung's images and that on all, over samplers that have both, and how
+    many; None for fewer than four."""
+    few = {
+        _sampler(t.point): t.measured["worst"]
+        for t in history
+        if t.point["images"] == RUNGS[-1][0] and t.measured.get("worst") is not None
+    }
+    both = [(few[s], t.measured["worst"]) for t in history if t.judged and (s := _sampler(t.point)) in few]
     if len(both) < 4:
         return None
-    drifts, losses = (_ranks(values) for values in zip(*both, strict=True))
-    return -_pearson(drifts, losses), len(both)
+    return _pearson(*(_ranks(values) for values in zip(*both, strict=True))), len(both)
 
 
-def _wanted(space: Space, known: dict[str, Trial], budget: float) -> Iterator[Cell]:
-    """Cells in the order in which they are worth measuring: what decides the winner, then the rest of the front."""
-    decided = {
-        (cost.engine, steps): _decided(space, known, (cost.engine, steps), budget)
-        for cost in space.costs
-        for steps in space.steps
-    }
-    held = [space.cost(*cell) for cell, within in decided.items() if within]
-    open_cells = []
-    for cost in space.costs:
-        failed = max((n for n in space.steps if decided[cost.engine, n] is False), default=0)
-        enough = min((n for n in space.steps if decided[cost.engine, n]), default=None)
-        between = [n for n in space.steps if failed < n and (enough is None or n < enough)]
-        between = [n for n in between if not held or space.cost(cost.engine, n) < min(held)]
-        if between:
-            open_cells.append((cost.engine, _middle(between, failed, enough)))
-    yield from sorted(open_cells, key=lambda cell: space.cost(*cell))
+def _wanted(space: Space, known: dict[str, Trial], budget: float) -> Iterator[tuple[int, list[Cell]]]:
+    """Widths, and cells in the order in which they are worth measuring: what decides the winner, then the rest of the
+    front."""
+    for width in WIDTHS:
+        decided = _all_decided(space, known, budget, width)
+        held = [space.cost(*cell) for cell, within in decided.items() if within]
+        open_cells = []
+        for cost in space.costs:
+            failed = max((n for n in space.steps if decided[cost.engine, n] is False), default=0)
+            enough = min((n for n in space.steps if decided[cost.engine, n]), default=None)
+            between = [n for n in space.steps if failed < n and (enough is None or n < enough)]
+            between = [n for n in between if not held or space.cost(cost.engine, n) < min(held)]
+            if between:
+                open_cells.append((cost.engine, _middle(between, failed, enough)))
+        yield width, sorted(open_cells, key=lambda cell: space.cost(*cell))
     if held:  # the rest of the front: the winner's evaluations on the other engines, and more of them
         winner = min((cell for cell, within in decided.items() if within), key=lambda cell: space.cost(*cell))
-        yield from ((cost.engine, winner[1]) for cost in space.costs)
-        yield from ((winner[0], n) for n in space.steps if n > winner[1])
+        others = [(cost.engine, winner[1]) for cost in space.costs]
+        yield WIDTHS[0], others + [(winner[0], n) for n in space.steps if n > winner[1]]
 
 
 def _middle(between: list[int], failed: int, enough: int | None) -> int:
@@ -113,53 +114,51 @@ def _middle(between: list[int], failed: int, enough: int | None) -> int:
     return between[len(between) // 2]
 
 
-def _decided(space: Space, known: dict[str, Trial], cell: Cell, budget: float) -> bool | None:
-    """Whether some sampler of the cell holds the budget; None while that is not known."""
-    judged = [t for t in known.values() if t.point["images"] == ALL and _cell(t.point) == cell]
+def _all_decided(space: Space, known: dict[str, Trial], budget: float, width: int) -> dict[Cell, bool | None]:
+    """Whether some sampler of each cell holds the budget; None while that is not known."""
+    cells = [(cost.engine, steps) for cost in space.costs for steps in space.steps]
+    return {cell: _decided(space, known, cell, budget, width) for cell in cells}
+
+
+def _decided(space: Space, known: dict[str, Trial], cell: Cell, budget: float, width: int) -> bool | None:
+    judged = [t for t in known.values() if t.point["images"] == ALL and (t.point["engine"], t.point["steps"]) == cell]
     if any(trial.within(budget) for trial in judged):
         return True
-    clearly = any(t.judged and t.measured["worst"] > CLEARLY * budget for t in judged)
-    return False if clearly or len(judged) >= min(RUNGS[-1][1], len(space.tables)) else None
+    return False if len(judged) >= min(RUNGS[-1][1] * width, len(space.tables)) else None
 
 
-def _next(space: Space, known: dict[str, Trial], cell: Cell, budget: float) -> Point | None:
+def _next(space: Space, known: dict[str, Trial], cell: Cell, budget: float, width: int) -> Point | None:
     """The next point of a cell: ranking where that is not done, then judging; None when it is decided."""
-    if _decided(space, known, cell, budget) is not None:
+    if _decided(space, known, cell, budget, width) is not None:
         return None
     engine, steps = cell
-    going = _starters(space, known, steps)
-    for images, kept in RUNGS:
-        scores = {}
-        for table in going:
-            trial = known.get(key(point(space.ranked_on, table, steps, images)))
+    going = list(space.tables)
+    for at, (images, kept) in zip((_ranked_in_full(space, known, steps), steps), RUNGS, strict=True):
+        trials = {table: known.get(key(point(space.ranked_on, table, at, images))) for table in going}
+        for table, trial in trials.items():
             if trial is None:
-                return point(space.ranked_on, table, steps, images)
-            drift = trial.measured.get("drift_db")
-            scores[table] = -float("inf") if drift is None else drift
-        going = sorted(going, key=lambda table: -scores[table])[:kept]
+                return point(space.ranked_on, table, at, images)
+        going = _ordered([trial for trial in trials.values() if trial is not None])[: kept * width]
     for table in going:
         if key(point(engine, table, steps, ALL)) not in known:
             return point(engine, table, steps, ALL)
     return None
 
 
-def _starters(space: Space, known: dict[str, Trial], steps: int) -> list[tuple[str, str]]:
-    """The samplers to rank: all at first, then the best ones of the nearest number of evaluations ranked in full."""
+def _ranked_in_full(space: Space, known: dict[str, Trial], steps: int) -> int:
+    """The number of evaluations that all samplers were ranked at, ``steps`` where there is none yet."""
     images = RUNGS[0][0]
-    ranked: dict[int, dict[tuple[str, str], float]] = {}
-    for trial in known.values():
-        if trial.point["images"] == images:
-            table = (trial.point["solver"], trial.point["grid"])
-            ranked.setdefault(trial.point["steps"], {})[table] = trial.measured.get("drift_db") or -float("inf")
-    full = [n for n, scores in ranked.items() if len(scores) == len(space.tables) and n != steps]
-    if not full or len(ranked.get(steps, {})) > NEIGHBOURS:
-        return list(space.tables)
-    nearest = ranked[min(full, key=lambda n: (abs(n - steps), n))]
-    return sorted(space.tables, key=lambda table: -nearest[table])[:NEIGHBOURS]
+    ranked = [t.point["steps"] for t in known.values() if t.point["images"] == images]
+    return ranked[0] if ranked else steps
 
 
-def _cell(point: Point) -> Cell:
-    return point["engine"], point["steps"]
+def _ordered(trials: Sequence[Trial]) -> list[Table]:
+    """The samplers by the ranks of their drift and loss together, the best first; what was not measured is last."""
+    drifts = [math.inf if (db := t.measured.get("drift_db")) is None else -db for t in trials]
+    losses = [math.inf if (loss := t.measured.get("worst")) is None else loss for t in trials]
+    sums = [a + b for a, b in zip(_ranks(drifts), _ranks(losses), strict=True)]
+    order = sorted(range(len(trials)), key=lambda i: sums[i])
+    return [(trials[i].point["solver"], trials[i].point["grid"]) for i in order]
 
 
 def _sampler(point: Point) -> tuple[str, str, int]:

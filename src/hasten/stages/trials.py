@@ -1,4 +1,4 @@
-"""Points of the search: samplers ranked by drift or judged by loss, and the judged ones turned into finalists."""
+"""Points of the search: samplers ranked on few images or judged on all, and the judged ones turned into finalists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hasten.model.target import Target
 from hasten.search import factorised
 from hasten.search.factorised import Trial
 from hasten.search.space import ALL, Cost, Point, Space
-from hasten.stages.engines import CONVERGED, Engine, faithful
+from hasten.stages.engines import Engine, faithful
 from hasten.stages.run import SEARCH, Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
@@ -36,18 +36,17 @@ class Bench:
     """
 
     def __init__(self, run: Run, engines: Sequence[Engine], tried: list[Engine], reference: Reference) -> None:
-        self.run, self.tried, self.reference = run, tried, reference
+        self.run, self.reference = run, reference
         self.engines = {engine.name: engine for engine in engines}
         self.cases = run.workload(SEARCH, SEARCH_IMAGES // SEARCH_BATCH, SEARCH_BATCH).cases
         same = faithful(run, tried)
         self.baseline = reference.view(torch.cat([same.sample(case) for case in self.cases]))
         self.targets: dict[str, Target] = {}
         self.made: dict[tuple[str, Sampler], list[torch.Tensor]] = {}
-        self._converged: torch.Tensor | None = None
 
     def evaluate(self, point: Point) -> dict[str, Any]:
-        """Drift from the converged samples where samplers are ranked, loss and drift from the baseline where a plan is
-        judged; ``failure`` where it could not be sampled."""
+        """Drift from the baseline and loss, that on few images without a verdict on copies, which need many, and on too
+        few not at all; ``failure`` where it could not be sampled."""
         engine = self.engines[point["engine"]]
         sampler = sampler_of(point)
         doing = "judging" if point["images"] == ALL else "ranking"
@@ -59,17 +58,12 @@ class Bench:
         if not torch.isfinite(samples).all():
             return {"failure": "samples are not finite"}
         measured: dict[str, Any] = {"failure": None, "evaluations": self.targets[engine.name].table.evaluations}
-        if point["images"] != ALL:
-            return measured | {"drift_db": quality.drift_db(self.converged()[: len(samples)], samples)}
-        judged = quality.compare(self.reference, self.baseline, self.reference.view(samples), budget=self.run.budget)
-        return measured | {"loss": judged.loss, "worst": judged.worst, "drift_db": judged.drift_db}
-
-    def converged(self) -> torch.Tensor:
-        """The model's own converged samples of the cases that samplers are ranked on."""
-        if self._converged is None:
-            target, most = faithful(self.run, self.tried, CONVERGED), max(images for images, _ in factorised.RUNGS)
-            self._converged = torch.cat([target.sample(case) for case in self.cases[: most // SEARCH_BATCH]])
-        return self._converged
+        baseline = self.baseline.first(len(samples))
+        if len(samples) < quality.MIN_PAIRS:
+            return measured | {"drift_db": quality.drift_db(baseline.samples, samples)}
+        judged = quality.compare(self.reference, baseline, self.reference.view(samples), budget=self.run.budget)
+        worst = judged.worst if point["images"] == ALL else judged.lost
+        return measured | {"loss": judged.loss, "worst": worst, "drift_db": judged.drift_db}
 
     def _samples(self, engine: Engine, sampler: Sampler, cases: int) -> torch.Tensor:
         """Of the first ``cases``."""
