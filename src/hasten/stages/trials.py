@@ -138,7 +138,8 @@ def told(trial: Trial, engines: dict[str, Engine]) -> bool:
 
 
 def searched(space: Space, trials: list[Trial]) -> dict[str, Any]:
-    """How much was measured to find the front, and how well ranking agreed with judging (Spearman)."""
+    """How much was measured to find the front, and how well ranking agreed with judging (Spearman), among those that
+    went on, which are close to each other."""
     ranked = [trial for trial in trials if trial.point["images"] != ALL]
     found = factorised.rank_correlation(trials)
     return {
