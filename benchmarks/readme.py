@@ -110,6 +110,17 @@ def smaller() -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def linear() -> str:
+    """A transformer's engines against `torch.compile` in float32, the fastest first."""
+    found = result("int8_linear")
+    lines = [f"| against {found['reference']} | faster | drift from float32 |", "| --- | --- | --- |"]
+    for name, row in sorted(found["rows"].items(), key=lambda each: -each[1]["speed"]):
+        lines.append(
+            f"| {name} | {row['speed']:.2f}x ({row['low']:.2f} to {row['high']:.2f}) | {row['drift_db']:.1f} dB |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text("utf-8")
@@ -119,6 +130,8 @@ def main() -> None:
         text = filled(text, "bench", table(result("opponents")))
     if (RESULTS / "smaller.json").exists():
         text = filled(text, "smaller", smaller())
+    if (RESULTS / "int8_linear.json").exists():
+        text = filled(text, "linear", linear())
     if all((RESULTS / f"train_{name}.json").exists() for name in ("speed", "faults", "kills")):
         text = filled(text, "train", train())
     write_text(readme, text)

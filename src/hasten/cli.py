@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import traceback
@@ -556,6 +557,8 @@ def _optimize(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the errors that hasten raises become one line and an exit status."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    for name in ("torchao", "diffusers.quantizers", "torch.utils._pytree"):  # remarks on parts that are not used here
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.ERROR)
     sys.exit(_exit_status(lambda: cli.main(arguments, prog_name="hasten", standalone_mode=False), debug))
 
 

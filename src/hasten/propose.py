@@ -11,6 +11,7 @@ from hasten.model.target import Facts
 from hasten.search.space import Cost, Space
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Technique
+from hasten.technique.int8_linear import Int8Linear
 from hasten.technique.layout import Layout
 from hasten.technique.plan import Plan
 from hasten.technique.precision import Precision
@@ -23,6 +24,7 @@ from hasten.technique.weights import Weights
 
 COMPILE_SECONDS = 600.0
 PRODUCTS = ("Conv", "Linear", "attention")
+LINEAR_SHARE = 0.2  # of the time, under which INT8 in linear layers is not tried
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,12 @@ def engines(
     networks that may take the model's place, each tried in all the same ways.  ``small``: whether bytes on disk count.
     """
     products = sum(row.share for row in rows if row.name.startswith(PRODUCTS))
-    rest = 1.0 - products
+    linear, rest = sum(row.share for row in rows if row.name.startswith("Linear")), 1.0 - products
     reasons = {
         Upsampling.name: "convolutions after upsampling multiply 4/9 as often as one with it",
         Layout.name: f"{products:.0%} of the time is in matrix products that channels-last kernels may do faster",
         Precision.name: f"{products:.0%} of the time is in matrix products, at half the bytes in 16 bits",
+        Int8Linear.name: f"{linear:.0%} of the time is in linear layers, which INT8 instructions may do faster",
         Compile.name: f"{rest:.0%} of the time is outside matrix products, where fusion may help",
         Runtime.name: f"{rest:.0%} of the time is outside matrix products: a static graph fuses it and picks layouts",
         Quantize.name: f"{products:.0%} of the time is in matrix products, which INT8 instructions may do faster",
@@ -69,8 +72,12 @@ def engines(
         *((t,) for t in precisions),
         *((t,) for t in runtimes),
         *itertools.product(runtimes, quantizers),
-        *(itertools.product(layouts, compilers) if seconds >= COMPILE_SECONDS else ()),
     ]
+    linears = Int8Linear.choices(facts) if linear >= LINEAR_SHARE else ()
+    if seconds >= COMPILE_SECONDS:
+        halves = precisions[:1]  # one of them: they are equally fast
+        wanted += [*itertools.product(layouts, compilers), *itertools.product(halves, compilers)]
+        wanted += [*itertools.product(linears, compilers), *itertools.product(halves, linears, compilers)]
     most = max((each.streams for each in runtimes), default=1)
     if facts.upsamplers:  # where the batch is cut most, which is where the time goes
         fused = [techniques for techniques in wanted if Runtime(streams=most, precision="float32") in techniques]
@@ -84,15 +91,23 @@ def engines(
     refusals: dict[str, Refusal] = {}
     if seconds < COMPILE_SECONDS:
         late = f"not tried: compiling takes about a minute; give --time {COMPILE_SECONDS / 60:.0f}m"
-        refusals = {t.name: Refusal(t.name, t.label, late) for t in compilers}
+        compiled: tuple[Technique, ...] = (*compilers, *linears)
+        refusals = {t.name: Refusal(t.name, t.label, late) for t in compiled}
+    if linear < LINEAR_SHARE:
+        few = (
+            f"not tried: {linear:.0%} of the time is in linear layers, and under {LINEAR_SHARE:.0%} little can be saved"
+        )
+        refusals |= {t.name: Refusal(t.name, t.label, few) for t in Int8Linear.choices(facts)}
     for techniques in wanted:
         plan = Plan(techniques)
         reason = plan.refusal(facts)
-        last = techniques[-1]
         if reason is None:
-            proposals.append(Proposal(plan, reasons[last.name]))
+            proposals.append(Proposal(plan, reasons[(plan.find(Int8Linear.name) or techniques[-1]).name]))
         else:
-            refusals[last.name] = Refusal(last.name, last.label, reason.partition(": ")[2] or reason)
+            name, _, why = reason.partition(": ")
+            refused = plan.find(name)
+            assert refused is not None
+            refusals[name] = Refusal(name, refused.label, why)
     tried = {t.name for p in proposals for t in p.plan.techniques}
     return proposals, [refusal for name, refusal in refusals.items() if name not in tried]
 

@@ -92,6 +92,7 @@ def test_readme_shows_these_figures(opponents: Any) -> None:
     assert readme.filled(text, "bench", opponents.table(result)) == text
     assert readme.filled(text, "train", readme.train()) == text
     assert readme.filled(text, "smaller", readme.smaller()) == text
+    assert readme.filled(text, "linear", readme.linear()) == text
     assert readme.filled(text, "demo", readme.shown(readme.result("demo"))) == text
     with pytest.raises(SystemExit, match="one is needed"):
         readme.filled("no markers here", "bench", "x")

@@ -23,6 +23,7 @@ from hasten.model.workload import draw
 from hasten.technique import plan as plans
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage, Technique
+from hasten.technique.int8_linear import Int8Linear
 from hasten.technique.layout import Layout
 from hasten.technique.plan import TECHNIQUES, Plan
 from hasten.technique.precision import Precision
@@ -40,6 +41,7 @@ PLANS = {
     "upsampling": Plan((Upsampling(),)),
     "layout": Plan((Layout(),)),
     "precision": Plan((Precision(),)),
+    "int8_linear": Plan((Int8Linear("static", images=4),)),
     "compile": Plan((Compile(),)),
     "runtime": Plan((Runtime("float32", 1),)),
     "quantize": Plan((Runtime("float32", 1), Quantize(images=4))),
@@ -180,7 +182,7 @@ def test_the_network_is_never_shared(source: Source) -> None:
     """No technique may reach the next candidate: the baseline is bit-equal after all of them."""
     case = draw(source.shape, 1, 2, seed=5, labels=source.labels).cases[0]
     before = source.build().sample(case)
-    for name in ("layout", "precision", "quantize"):
+    for name in ("layout", "precision", "int8_linear", "quantize"):
         if needs_other_machine(PLANS[name], source.build().facts):
             continue
         plans.build(source, PLANS[name]).sample(case)

@@ -5,7 +5,7 @@ it, and the exclusive slots that it takes.  :meth:`hasten.technique.plan.Plan.re
 
 Properties: ``torch_module`` (a torch module does the work), ``float_weights``, ``float32``, ``trainable``,
 ``exportable``, ``deterministic``, ``openvino_graph``, ``one_stream`` (a batch is not split).  Slots: ``network``,
-``sampler``, ``weight_format``, ``layout``, ``graph``, ``stored_weights``.
+``sampler``, ``weight_format``, ``linear_weights``, ``layout``, ``graph``, ``stored_weights``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Stage(IntEnum):
     UPSAMPLING = 8
     LAYOUT = 10
     PRECISION = 20
+    LINEAR = 25
     RUNTIME = 30
     QUANTIZE = 40
     WEIGHTS = 45

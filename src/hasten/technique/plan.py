@@ -21,6 +21,7 @@ from hasten.model.target import TORCH_PROPERTIES, Facts, Target
 from hasten.runtime import openvino
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Prepared, Technique
+from hasten.technique.int8_linear import Int8Linear
 from hasten.technique.layout import Layout
 from hasten.technique.precision import Precision
 from hasten.technique.quantize import Quantize
@@ -31,7 +32,7 @@ from hasten.technique.upsampling import Upsampling
 from hasten.technique.weights import Weights
 
 TECHNIQUES: tuple[type[Technique], ...] = (
-    Swap, Upsampling, Layout, Precision, Runtime, Quantize, Weights, Compile, Sampler,
+    Swap, Upsampling, Layout, Precision, Int8Linear, Runtime, Quantize, Weights, Compile, Sampler,
 )  # fmt: skip
 OPENVINO = "openvino_graph"
 
@@ -51,7 +52,7 @@ class Plan:
         names = {t.name: t.label for t in self.techniques}
         sampler = names.pop("sampler", "DDIM 50 steps")
         engine = [names.pop(name) for name in ("runtime", "compile") if name in names] or ["PyTorch eager"]
-        number = [names.pop(name) for name in ("precision", "quantize") if name in names]
+        number = [names.pop(name) for name in ("precision", "int8_linear", "quantize") if name in names]
         if not number and self.find("runtime") is None:  # whose label names its own
             number = ["float32"]
         return [sampler, *engine, *number, *names.values()]
