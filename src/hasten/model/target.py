@@ -122,12 +122,17 @@ class Target:
     @torch.inference_mode()
     def sample(self, case: Case) -> torch.Tensor:
         """Samples (n, *shape) float32 on the host, from the case's noise by the target's table."""
-        device = torch.device(self.facts.device)
-        labels = None if case.labels is None else case.labels.to(device)
+        there = case.to(self.facts.device)
         result: torch.Tensor = run(
             self.table,
-            lambda x, t: self.denoise(x, t, labels),
-            case.noise.to(device),
-            lambda row: case.fresh(row).to(device),
+            lambda x, t: self.denoise(x, t, there.labels),
+            there.noise,
+            lambda row: case.fresh(row).to(self.facts.device),
         )
         return result.float().cpu()
+
+    @torch.inference_mode()
+    def evaluate(self, case: Case) -> torch.Tensor:
+        """One evaluation, in the middle of the table's times: the clean sample (n, *shape), on the device."""
+        there, t = case.to(self.facts.device), float(self.table.times[self.table.evaluations // 2])
+        return self.denoise(there.noise, t, there.labels)

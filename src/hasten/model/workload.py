@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,12 @@ class Case:
     seed: int
     noise: torch.Tensor
     labels: torch.Tensor | None = None
+
+    def to(self, device: str) -> Case:
+        """The same with noise and labels on ``device``."""
+        return replace(
+            self, noise=self.noise.to(device), labels=None if self.labels is None else self.labels.to(device)
+        )
 
     def fresh(self, row: int) -> torch.Tensor:
         """The noise that row ``row`` of a stochastic table adds: the same at each call."""

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hasten.errors import HastenError
 from hasten.files import write_text
 from hasten.measure import pair, quality
@@ -90,10 +88,7 @@ class Engine:
 def profile_network(target: Target, workload: Workload, peaks: Peaks) -> tuple[Row, ...]:
     """Rows of one evaluation of one case, at the middle of the baseline's times."""
     assert isinstance(target.network, TorchNetwork)
-    case = workload.cases[0]
-    t = float(target.table.times[target.table.evaluations // 2])
-    with torch.inference_mode():
-        return profile(lambda: target.denoise(case.noise, t, case.labels), target.network.module, 3, peaks)
+    return profile(lambda: target.evaluate(workload.cases[0]), target.network.module, 3, peaks)
 
 
 def profile_engine(run: Run, plan: Plan) -> tuple[Row, ...] | None:

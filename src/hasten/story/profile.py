@@ -77,11 +77,7 @@ class Asked:
         """One evaluation of the network: at the middle of the sampler's times, or of a training step's batch."""
         if self.step is not None:
             return self.step.forward(self.case)
-        device = self.target.facts.device
-        t = float(self.target.table.times[self.target.table.evaluations // 2])
-        labels = None if self.case.labels is None else self.case.labels.to(device)
-        with torch.inference_mode():
-            return self.target.denoise(self.case.noise.to(device), t, labels)
+        return self.target.evaluate(self.case)
 
     def run(self) -> object:
         """A sample, or a training step."""

@@ -85,19 +85,20 @@ class Quantize:
 def calibration_states(target: Target, images: int) -> list[tuple[torch.Tensor, ...]]:
     """What ``target``'s network is given along ``images`` trajectories of DPM-Solver++ 2M, 20 times uniform in log-SNR.
 
-    Each state is ``(x (1, *shape), time (1,), labels (1,))``: one image at one time, all times, labels in turn.
+    Each state is ``(x (1, *shape), time (1,), labels (1,))`` on the host: one image at one time, all times, labels in
+    turn.
     """
     facts = target.facts
     labels = None
     if facts.num_labels is not None:
         labels = [label for label in range(facts.num_labels) if target.guidance != 1.0 or label != facts.null_label]
-    case = draw(facts.shape, 1, images, CALIBRATION_SEED, labels).cases[0]
+    case = draw(facts.shape, 1, images, CALIBRATION_SEED, labels).cases[0].to(facts.device)
     seen: list[tuple[torch.Tensor, ...]] = []
     asked: Network = target.network
 
     def remember(x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         parts = (x, time) if labels is None else (x, time, labels)
-        seen.append(tuple(part.clone() for part in parts))
+        seen.append(tuple(part.cpu().clone() for part in parts))
         return asked(x, time, labels)
 
     table = solvers.SOLVERS["dpmpp_2m"](target.schedule, times.GRIDS["logsnr"](target.schedule, CALIBRATION_STEPS))
