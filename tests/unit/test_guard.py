@@ -91,15 +91,15 @@ def test_a_signal_is_only_noted_and_then_all_is_as_before(number) -> None:
     before = signal.getsignal(number)
     with guard.stopping() as asked:
         assert not asked()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert asked()
     assert signal.getsignal(number) is before
 
 
 def test_a_second_ctrl_c_interrupts() -> None:
     def twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # to this thread: one that another takes arrives some time
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt), guard.stopping():
         twice()
