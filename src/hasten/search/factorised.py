@@ -133,7 +133,7 @@ def _next(space: Space, known: dict[str, Trial], cell: Cell, budget: float, widt
         return None
     engine, steps = cell
     going = list(space.tables)
-    for at, (images, kept) in zip((_ranked_in_full(space, known, steps), steps), RUNGS, strict=True):
+    for at, (images, kept) in zip((_ranked_in_full(known, steps), steps), RUNGS, strict=True):
         trials = {table: known.get(key(point(space.ranked_on, table, at, images))) for table in going}
         for table, trial in trials.items():
             if trial is None:
@@ -145,7 +145,7 @@ def _next(space: Space, known: dict[str, Trial], cell: Cell, budget: float, widt
     return None
 
 
-def _ranked_in_full(space: Space, known: dict[str, Trial], steps: int) -> int:
+def _ranked_in_full(known: dict[str, Trial], steps: int) -> int:
     """The number of evaluations that all samplers were ranked at, ``steps`` where there is none yet."""
     images = RUNGS[0][0]
     ranked = [t.point["steps"] for t in known.values() if t.point["images"] == images]
