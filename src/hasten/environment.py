@@ -5,6 +5,7 @@ Imports nothing heavy: ``hasten --help`` and the start of every process pass thr
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import os
@@ -29,14 +30,24 @@ TIMED_PACKAGES = ("torch", "diffusers", "openvino", "nncf", "numpy")
 SILENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "NNCF_CI": "1"}
 
 
+def python_child(*words: str) -> list[str]:
+    """The command of a Python process that runs none of the code in the folder a person stands in (``-P``)."""
+    return [sys.executable, "-P", *words]
+
+
 def quiet() -> None:
     """Turn the telemetry of dependencies off, in this process and its children; call it before they are imported.
 
     ``import openvino`` and ``import nncf`` send events without asking and write a client id to ``~/intel``, unless
     openvino_telemetry can't be imported; so it can't be.  NNCF_CI alone stops NNCF's events, but not the id, and only
-    CI=true, which other programs read too, would stop both.  huggingface_hub reads the other variables.
+    CI=true, which other programs read too, would stop both.  huggingface_hub reads the other variables.  A user without
+    an entry in the system's list gets a name, which torch's compiler asks for.
     """
     os.environ.update(SILENT)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["LOGNAME"] = f"uid{os.getuid()}" if hasattr(os, "getuid") else "nobody"
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 

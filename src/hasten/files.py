@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +24,11 @@ def num_bytes(text: str) -> int | None:
     return int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else None
 
 
+def why(error: Exception) -> str:
+    """The system's reason alone, without number and path: "Permission denied", "embedded null byte"."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and is removed when not.
@@ -31,8 +39,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise BadInput(f"{path.parent} can't be written to ({error.strerror}); choose another folder") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path.parent} can't be written to ({why(error)}); choose another folder") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -75,10 +83,38 @@ def sha256(path: Path | str) -> str:
 
 
 def cache_folder(*parts: str) -> Path:
-    """A folder for what can be made again: under HASTEN_CACHE, else XDG_CACHE_HOME, else ~/.cache/hasten."""
+    """A folder for what can be made again: under HASTEN_CACHE, else XDG_CACHE_HOME, else ~/.cache/hasten.
+
+    Where that can't be written to, or there is no home folder, a temporary one that goes with this process.
+    """
     root = os.environ.get("HASTEN_CACHE")
-    if root is None:
-        root = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hasten")
-    folder = Path(root, *parts)
+    try:
+        if root is None:
+            root = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hasten")
+        folder = Path(root, *parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+        reason = f"{folder}: no permission to write"
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder is known
+        reason = f"{root}: {why(error)}" if root else str(error)
+    folder = Path(_spare_cache(reason), *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+_spare: list[str] = []
+
+
+def _spare_cache(reason: str) -> str:
+    """The temporary folder in the cache's place; said once."""
+    if not _spare:
+        try:
+            _spare.append(tempfile.mkdtemp(prefix="hasten-cache-"))
+        except OSError as error:
+            raise BadInput(f"no cache ({reason}) and no temporary folder ({why(error)}); set HASTEN_CACHE") from error
+        atexit.register(shutil.rmtree, _spare[0], ignore_errors=True)
+        logging.getLogger(__name__).warning(
+            "warning: no cache (%s); a temporary one is used, set HASTEN_CACHE to a folder to keep it", reason
+        )
+    return _spare[0]

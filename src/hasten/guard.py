@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,8 +17,21 @@ from types import FrameType
 from typing import IO, Any
 
 from hasten.errors import BadInput
+from hasten.files import why
 
 LOCK = ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # what a disk says that has no locks
+
+
+def lock(file: IO[Any] | int, how: int) -> bool:
+    """``fcntl.flock``; False where the disk has no locks, as some shared ones."""
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 @contextmanager
@@ -25,16 +39,17 @@ def holding(folder: Path) -> Iterator[None]:
     """Hold ``folder`` (made if need be) for this process alone, by ``.lock`` in it, which names PID and host.
 
     The kernel lets go of the lock of a dead process, so on one host a stale one is taken over.  Not every shared disk
-    carries locks between hosts: what another host has left is refused.  Raises BadInput that names the holder.
+    carries locks between hosts: what another host has left is refused.  On a disk without locks a process that the file
+    names and that lives holds the folder.  Raises BadInput that names the holder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{folder} can't be written to ({error.strerror}); choose another folder") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder} can't be written to ({why(error)}); choose another folder") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks = lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid, host = _holder(file)
             raise BadInput(f"{folder} is in use by process {pid} on {host}; wait for it or use another --out") from None
@@ -43,6 +58,11 @@ def holding(folder: Path) -> Iterator[None]:
             raise BadInput(
                 f"{folder} is in use by process {pid} on {host}; use another --out, or delete {folder / LOCK} if that "
                 "process is gone"
+            )
+        if not locks and _alive(pid):
+            raise BadInput(
+                f"{folder} is in use by process {pid} on {host}; wait for it, use another --out, or delete "
+                f"{folder / LOCK} if that process has nothing to do with it"
             )
         _write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         try:
@@ -58,6 +78,16 @@ def _holder(file: IO[str]) -> tuple[int, str]:
         return int(holder["pid"]), str(holder["host"])
     except (ValueError, KeyError, TypeError):
         return 0, ""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return pid > 0
 
 
 def _write(file: IO[str], text: str) -> None:

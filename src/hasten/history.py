@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 from hasten import __version__
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, did_you_mean
+from hasten.files import why
+from hasten.guard import lock
 from hasten.measure.stats import FEWEST_ROUNDS, median_ratio
 
 if TYPE_CHECKING:
@@ -125,16 +127,19 @@ def record(
     try:
         append(path, json.dumps(asdict(entry)))
     except OSError as error:
-        return f"history {path} can't be written to ({error.strerror}); set HASTEN_HISTORY to another file or to off"
+        return f"history {path} can't be written to ({why(error)}); set HASTEN_HISTORY to another file or to off"
     return None
 
 
 def place() -> Path | None:
-    """Where the history is, None when it is off."""
+    """Where the history is, None when it is off or there is no home folder to keep it in."""
     named = os.environ.get("HASTEN_HISTORY")
     if named is not None:
         return None if named in ("", "off") else Path(named)
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        return None
     return Path(state, "hasten", "history.jsonl")
 
 
@@ -143,7 +148,7 @@ def append(path: Path, line: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, fcntl.LOCK_EX)
         size = os.fstat(file).st_size
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
         whole = (("\n" if torn else "") + line + "\n").encode()
@@ -216,8 +221,8 @@ def read(path: Path) -> tuple[list[Entry], int]:
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BadInput(f"history {path}: {error.strerror}; run something first, or name another --file") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"history {path}: {why(error)}; run something first, or name another --file") from error
     found = [_entry(line) for line in text.split("\n") if line.strip()]
     entries = [entry for entry in found if entry is not None]
     return sorted(entries, key=lambda entry: entry.created), len(found) - len(entries)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.data.array import Data
-from hasten.environment import environment
+from hasten.environment import environment, python_child
 from hasten.errors import HastenError
 from hasten.files import write_text
 from hasten.measure.memory import peaks_at_once
@@ -61,7 +60,7 @@ def peak_memory(source: Source, artifact: Path, images: int, warnings: list[str]
         warnings.append("peak memory was not measured: a module of your own can't be built in another process")
         return {"baseline": None, "candidate": None}
 
-    programs = [[sys.executable, "-c", ONCE, str(what), str(images)] for what in (source.folder, artifact)]
+    programs = [python_child("-c", ONCE, str(what), str(images)) for what in (source.folder, artifact)]
     peaks: dict[str, int | None] = {}
     for name, found in zip(("baseline", "candidate"), peaks_at_once(programs, 300.0), strict=True):
         if isinstance(found, HastenError):

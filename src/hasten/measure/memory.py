@@ -55,6 +55,7 @@ def peak_bytes(argv: Sequence[str], timeout: float) -> int:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},  # of what the program starts too: no code from the current folder
     )
     try:
         answer, errors = launcher.communicate(timeout=timeout)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hasten.environment import python_child
 from hasten.errors import HastenError
 from hasten.files import write_text
 from hasten.measure import pair, quality
@@ -257,7 +257,7 @@ def _peak(run: Run, plan: Plan) -> int:
         path = Path(folder, "plan.toml")
         plans.write(plan, path)
         return peak_bytes(
-            [sys.executable, "-c", ONCE, f"{run.source.folder}+{path}", str(run.images_per_case)], timeout=300.0
+            python_child("-c", ONCE, f"{run.source.folder}+{path}", str(run.images_per_case)), timeout=300.0
         )
 
 

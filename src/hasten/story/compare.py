@@ -10,7 +10,6 @@ Kinds: ``sample`` (whole samples), ``step`` (one evaluation of the network), ``t
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ import torch
 
 from hasten import gate, history, subject
 from hasten.data.array import Data
-from hasten.environment import environment
+from hasten.environment import environment, python_child
 from hasten.errors import BadInput, HastenError
 from hasten.gate import Condition
 from hasten.measure import pair, quality
@@ -330,7 +329,7 @@ def peak_memory(asked: Asked, main: Comparison, warnings: list[str]) -> list[int
     data = "" if asked.data is None else asked.data.name
     words = [asked.kind, str(asked.images), data, asked.a.source.device]
     sides = (asked.a, asked.b)
-    found = peaks_at_once([[sys.executable, "-c", ONCE, named.text, *words] for named in sides], 600.0)
+    found = peaks_at_once([python_child("-c", ONCE, named.text, *words) for named in sides], 600.0)
     for named, answer in zip(sides, found, strict=True):
         if isinstance(answer, HastenError):
             warnings.append(f"peak memory of {named.text} was not measured: {answer}")

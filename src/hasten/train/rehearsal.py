@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from hasten.environment import python_child
 from hasten.errors import HastenError
 from hasten.train.recipe import Recipe
 
@@ -38,7 +39,7 @@ def measure(recipe: Recipe, timeout: float = 600.0) -> Measured:
         asked.write_text(recipe.model_dump_json(), encoding="utf-8")
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "hasten.train.rehearsal", str(asked), str(answer)],
+                python_child("-m", "hasten.train.rehearsal", str(asked), str(answer)),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 timeout=timeout,
