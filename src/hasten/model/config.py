@@ -13,6 +13,7 @@ matching with a shift (Esser et al. 2024, arXiv:2403.03206, eq. 23).
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hasten.diffusion.prediction import Prediction
 from hasten.diffusion.schedule import Schedule, cosine, edm, flow, from_betas, linear, scaled_linear
 from hasten.errors import BadInput, did_you_mean
+from hasten.files import why
 from hasten.model.weights import FETCH_AGAIN, check_header, headers, match, parse_object, shown
 
 JSON_LIMIT = 1 << 20  # bytes
@@ -53,6 +55,7 @@ DISCRETE = {
     "UniPCMultistepScheduler": _PLAIN,
 }
 EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+ALIKE = ("FlowMapEulerDiscreteScheduler", "IPNDMScheduler")  # one letter from a known one, and no slip of the pen
 FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 
@@ -240,7 +243,8 @@ def schedule_of(scheduler: dict[str, Any]) -> tuple[Schedule, Prediction]:
         return flow(shift=checked(Flow, scheduler, where).shift), "flow"
     if not isinstance(name, str) or name not in DISCRETE:
         known = [*DISCRETE, *EDM, *FLOW]
-        hint = did_you_mean(name, known) if isinstance(name, str) else f"; known: {', '.join(known)}"
+        slip = isinstance(name, str) and name not in ALIKE and difflib.get_close_matches(name, known, 1, 0.91)
+        hint = f"; did you mean {slip[0]!r}?" if slip else f"; known: {', '.join(known)}"
         raise BadInput(f"scheduler_config.json: the scheduler {shown(name)} is not supported yet{hint}")
     start, end = DISCRETE[name]
     config = checked(Discrete, {"beta_start": start, "beta_end": end, **scheduler}, where)
@@ -298,8 +302,8 @@ def check_folder(folder: Path) -> None:
     """Raise BadInput, with what to pass, for a path that is no folder."""
     try:
         is_file, is_folder = folder.is_file(), folder.is_dir()
-    except OSError as error:
-        raise BadInput(f"{shown(str(folder))} can't be opened ({error.strerror}); check the path") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{shown(str(folder))} can't be opened ({why(error)}); check the path") from error
     if is_file and folder.suffix.lower() in PICKLES:
         raise BadInput(f"{folder} may run code; convert it to safetensors, and pass the folder that holds them")
     if is_file:
@@ -348,13 +352,18 @@ def _check_index(folder: Path, index: dict[str, Any]) -> None:
             f"{path}: _class_name {shown(pipeline)} names code, and hasten runs none from a folder; remove it"
         )
     for part, entry in index.items():
-        if part.startswith("_") or entry in (None, [None, None]):
+        if part.startswith("_") or (isinstance(entry, bool) and part not in PARTS) or entry in (None, [None, None]):
             continue
         pair = entry if isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry) else None
         if part not in PARTS:
             what = pair[1] if pair else shown(entry)
             raise BadInput(
                 f"{path}: {_plain(part)}: {_plain(what)} is not supported yet; known parts: {', '.join(PARTS)}"
+            )
+        if part == "scheduler" and pair and pair[0] == "deprecated":  # where diffusers puts what it has given up
+            raise BadInput(
+                f"{path}: scheduler: {_plain(pair[1])} is deprecated in diffusers, and not supported; "
+                f"known: {', '.join([*DISCRETE, *EDM, *FLOW])}"
             )
         if pair is None or pair[0] != "diffusers":
             raise BadInput(f"{path}: {part}: {shown(entry)} names code; only ['diffusers', a known class] is taken")
@@ -458,10 +467,15 @@ def _leads_out(entry: str) -> bool:
 
 
 def _inside(folder: Path, entry: str) -> Path:
-    """A regular file of ``folder``; raises BadInput when it is missing or a link that leads out of the folder."""
+    """A regular file of ``folder``; raises BadInput when it is missing or a link that leads out of the folder.
+
+    In Hugging Face's cache all files of a snapshot are links to the blobs of the same repository: those are followed.
+    """
     path = folder / entry
     try:
-        leads_out = not path.resolve().is_relative_to(folder.resolve())
+        home, file = folder.resolve(), path.resolve()
+        blobs = [p.parent / "blobs" for p in home.parents if p.name == "snapshots" and p.parent.match("models--*")]
+        leads_out = not any(file.is_relative_to(place) for place in (home, *blobs[:1]))
         regular = path.is_file()
     except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a NUL
         raise BadInput(f"{folder}: {shown(entry)} can't be followed to a file; check it") from None

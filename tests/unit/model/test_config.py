@@ -159,6 +159,8 @@ def test_bad_hasten_json(changes, words, folder):
         ({"auto_map": {"AutoModel": "mine.Mine"}}, "'auto_map' names code"),
         ({"_more": [{"auto_map": {"a": "b"}}]}, "'auto_map' names code"),
         ({"custom_pipeline": "mine"}, "'custom_pipeline' names code"),
+        ({"scheduler": ["deprecated", "KarrasVeScheduler"]}, "KarrasVeScheduler is deprecated in diffusers"),
+        ({"unet": True}, "unet: True names code"),
         ({"scheduler": [None, None]}, "the part scheduler is missing"),
         ({"unet": None}, "the part unet is missing"),
         ({"x\n\x1b": ["a", "b"]}, r"'x\n\x1b': b is not supported yet"),
@@ -172,7 +174,7 @@ def test_model_index_that_is_refused(changes, words, folder):
 
 
 def test_absent_optional_part_is_ignored(folder):
-    edit(folder / "model_index.json", feature_extractor=[None, None])
+    edit(folder / "model_index.json", feature_extractor=[None, None], requires_safety_checker=False)
     assert read_folder(folder).weight_files
 
 
@@ -293,6 +295,29 @@ def test_several_weights(plain):
     (plain / WEIGHTS).rename(plain / "other.safetensors")
     message = refusal(read_folder, plain)
     assert "holds several weights ('diffusion_pytorch_model.fp16.safetensors', 'other.safetensors')" in message
+
+
+def in_hub_cache(folder, root, blobs):
+    """The model as Hugging Face's cache keeps it: files named by their hash, and a snapshot of links to them."""
+    snapshot = root / "models--org--name" / "snapshots" / "0a1b"
+    blobs.mkdir(parents=True)
+    for number, file in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        shutil.copy(file, blobs / f"{number:040x}")
+        link = snapshot / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blobs / f"{number:040x}", link.parent))
+    return snapshot
+
+
+def test_a_snapshot_in_hugging_face_s_cache(folder, tmp_path):
+    snapshot = in_hub_cache(folder, tmp_path / "hub", tmp_path / "hub" / "models--org--name" / "blobs")
+    assert read_folder(snapshot).network_config == read_folder(folder).network_config
+    assert read_folder(snapshot).weight_files == (snapshot / "unet" / WEIGHTS,)
+
+
+def test_a_snapshot_of_links_to_another_repository(folder, tmp_path):
+    snapshot = in_hub_cache(folder, tmp_path / "hub", tmp_path / "hub" / "models--org--other" / "blobs")
+    assert "leads out of the folder" in refusal(read_folder, snapshot)
 
 
 @pytest.mark.parametrize("entry", ["model_index.json", "unet/config.json", f"unet/{WEIGHTS}", "unet", "hasten.json"])
@@ -465,6 +490,8 @@ def test_flow_sigmas_of_a_multistep_solver():
     [
         ({"_class_name": "DDIMSchedular"}, "'DDIMSchedular' is not supported yet; did you mean 'DDIMScheduler'?"),
         ({"_class_name": "VQDiffusionScheduler"}, "'VQDiffusionScheduler' is not supported yet; "),
+        ({"_class_name": "ScoreSdeVpScheduler"}, "'ScoreSdeVpScheduler' is not supported yet; known: DDIMScheduler"),
+        ({"_class_name": "IPNDMScheduler"}, "'IPNDMScheduler' is not supported yet; known: DDIMScheduler"),
         ({"_class_name": ["a", "b"]}, "['a', 'b'] is not supported yet; known: DDIMScheduler"),
         ({"_class_name": None}, "None is not supported yet; known: DDIMScheduler"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid': input should be 'linear', 'scaled_linear' or"),
