@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import re
 import sys
 import traceback
@@ -14,18 +16,38 @@ from typing import Any
 import click
 
 from hasten import __version__, console
-from hasten.errors import BadInput, HastenError
-from hasten.files import num_bytes
+from hasten.errors import BadInput, HastenError, did_you_mean
+from hasten.files import num_bytes, why
 
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random numbers.")
+
+class Number(click.FloatRange):
+    """A number in a range, and so no NaN, which click's own ranges let through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """``value`` as a finite number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+SEED = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Seed of all random numbers."
+)
 OUT = click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write to.")
 RESUME = click.option("--resume", is_flag=True, help="Go on from what --out holds.")
-GUIDANCE = click.option("--guidance", default=1.0, show_default=True, help="Classifier-free guidance; 1 is none.")
+GUIDANCE = click.option(
+    "--guidance", default=1.0, show_default=True, type=Number(-1000, 1000),
+    help="Classifier-free guidance; 1 is none.",
+)  # fmt: skip
 DEVICE = click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu, cuda.")
 FEATURES = click.option(
     "--features", metavar="MODULE:CALLABLE", help="Your own extractor: samples (n, *shape) to vectors (n, d)."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+
+
+LONGEST = 8760 * 3600  # seconds: a year
 
 
 class Seconds(click.ParamType[float]):
@@ -38,7 +60,10 @@ class Seconds(click.ParamType[float]):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
         if not found or not float(found[1]):
             self.fail(f"{value!r} is no time; write 90s, 5m or 1h", param, ctx)
-        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+        seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+        if seconds > LONGEST:
+            self.fail(f"{value!r} is longer than {LONGEST // 3600}h", param, ctx)
+        return seconds
 
 
 class Budget(click.ParamType[tuple[str, float]]):
@@ -52,7 +77,7 @@ class Budget(click.ParamType[tuple[str, float]]):
             return value
         kind, _, amount = str(value).partition("=")
         percent = re.fullmatch(r"(\d+(?:\.\d+)?)%", amount)
-        if kind == "quality" and percent:
+        if kind == "quality" and percent and float(percent[1]) <= 1000:
             return kind, float(percent[1]) / 100
         size = num_bytes(amount) if kind in ("memory", "size") else None
         if not size:
@@ -76,6 +101,7 @@ def cli(context: click.Context, debug: bool) -> None:
 @JSON
 def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
     """Optimise the bundled emoji model against the bundled data."""
+    _check(out=out)
     from hasten.model import bundled
 
     budgets, folder = (("quality", 0.02),), str(bundled.folder())
@@ -124,6 +150,7 @@ def optimize(
     Of all plans of which none beats another in time, loss, memory and size, --out gets one file each in front/, for
     hasten apply.
     """
+    _check(source, *students, data=data, out=out)
     words = [f" --data {data}" if data else "", *(f" --student {student}" for student in students)]
     words += [
         f" --budget {kind}={f'{most:.3%}' if kind == 'quality' else f'{most / 1e6:g}MB'}" for kind, most in budgets
@@ -183,10 +210,11 @@ def compare(
     if batches is None:
         batches = "1,4" if kind in ("sample", "step") else ""
     sizes = [size.strip() for size in batches.split(",") if size.strip()]
-    if not all(size.isdigit() and 1 <= int(size) <= 4096 for size in sizes):
+    if not all(re.fullmatch("[0-9]{1,4}", size) and 1 <= int(size) <= 4096 for size in sizes):
         raise BadInput(f"--batches {batches!r}: write sizes of 1 to 4096, such as 1,4,64")
     if out is not None and (out.suffix != ".json" or out.exists()):
         raise BadInput(f"--out {out}: {'exists; choose another' if out.exists() else 'the name must end in .json'}")
+    _check(a, b, data=data, out=out and out.parent)
     from hasten import commands
 
     with console.progress() as progress:
@@ -194,7 +222,7 @@ def compare(
             a, b, data, kind, rounds, batch, [int(size) for size in sizes], conditions, features, seconds, seed, device,
             out, progress,
         )  # fmt: skip
-    click.echo(json.dumps(result) if as_json else console.comparison(result))
+    _say(json.dumps(result) if as_json else console.comparison(result))
     if conditions:
         sys.exit(gates.exit_status(answer["verdict"] for answer in result["gate"]))
 
@@ -235,6 +263,7 @@ def profile(
         raise BadInput("--train needs something to train on; say what with --data")
     if out is not None and (out / "profile.json").exists():
         raise BadInput(f"{out} holds a profile; choose another --out")
+    _check(source, data=data, out=out)
     from hasten import commands
     from hasten.report import profile_text
 
@@ -242,27 +271,35 @@ def profile(
     command = f"hasten profile {source} --what {what} --batch {batch}{''.join(words)}"
     with console.progress() as progress:
         result = commands.profile(command, source, what, data, batch, train, device, out, seed, progress)
-    click.echo(json.dumps(result) if as_json else profile_text.summary(result, out))
+    _say(json.dumps(result) if as_json else profile_text.summary(result, out))
 
 
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-n", "--count", default=64, show_default=True, type=click.IntRange(1, 100_000), help="How many samples.")
-@click.option("--out", type=click.Path(path_type=Path), help="A PNG grid, or an .npy file for any shape.")
-@click.option("--label", type=click.IntRange(0), help="One label for all samples; else all labels in turn.")
+@click.option(
+    "--out", default="samples.png", show_default=True, type=click.Path(path_type=Path),
+    help="A PNG grid, or an .npy file for any shape; must not be there yet.",
+)  # fmt: skip
+@click.option("--label", type=click.IntRange(0, 10**9), help="One label for all samples; else all labels in turn.")
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
 @GUIDANCE
+@DEVICE
 @SEED
 def sample(
-    model: Path, count: int, out: Path | None, label: int | None, batch: int, guidance: float, seed: int
+    model: Path, count: int, out: Path, label: int | None, batch: int, guidance: float, device: str, seed: int
 ) -> None:
     """Sample from a model folder, an artifact or FOLDER+PLAN.toml."""
+    if out.suffix not in (".png", ".npy"):
+        raise BadInput(f"--out {out}: the name must end in .png or .npy")
+    if _exists(out):
+        raise BadInput(f"--out {out} exists; choose another")
+    _check(str(model), out=out.parent)
     from hasten import commands
 
     with console.progress() as progress:
-        commands.sample(str(model), count, out, label, batch, guidance, seed, progress)
-    if out is not None:
-        click.echo(f"written     {out}")
+        commands.sample(str(model), count, out, label, batch, guidance, device, seed, progress)
+    _say(f"written     {out}")
 
 
 @cli.command()
@@ -275,6 +312,8 @@ def verify(artifact: Path, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
+    if not _exists(artifact / "artifact.json"):
+        raise BadInput(f"{artifact} is no artifact; pass a folder that hasten optimize or hasten apply wrote")
     from hasten import artifact as artifacts
 
     found = artifacts.verify(artifact)
@@ -297,24 +336,30 @@ def verify(artifact: Path, as_json: bool) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @OUT
 @GUIDANCE
+@DEVICE
 @click.option("--slim", is_flag=True, help="Leave out the model's own weights; the plan must bring an engine.")
-def apply(plan: Path, source: Path, out: Path, guidance: float, slim: bool) -> None:
+def apply(plan: Path, source: Path, out: Path, guidance: float, device: str, slim: bool) -> None:
     """Apply a plan to a model folder and save the artifact."""
+    if _exists(out):
+        raise BadInput(f"{out} exists; choose another --out")
+    if not _exists(plan):
+        raise BadInput(f"plan {plan} does not exist; pass a plan.toml")
+    _check(str(source), out=out)
     from hasten import artifact, load
     from hasten.technique import plan as plans
 
-    if out.exists():
-        raise BadInput(f"{out} exists; choose another --out")
-    artifact.save(out, load(source, guidance=guidance), plans.read(plan), slim=slim)
+    artifact.save(out, load(source, guidance=guidance, device=device), plans.read(plan), slim=slim)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    click.echo(f"written     {out} ({size / 1e6:.2f} MB)")
+    _say(f"written     {out} ({size / 1e6:.2f} MB)")
 
 
 @cli.command()
 @click.option("--figure", default="speedup", show_default=True, help="What to show: speedup, quality_loss, ...")
 @click.option("--kind", help="Runs of one command only: optimize, compare, profile, bench.")
 @click.option("--subject", help="Runs of one subject only.")
-@click.option("--last", default=20, show_default=True, type=click.IntRange(1), help="The newest runs of each series.")
+@click.option(
+    "--last", default=20, show_default=True, type=click.IntRange(1, 10**6), help="The newest runs of each series."
+)
 @click.option("--file", type=click.Path(path_type=Path), help="Another history than HASTEN_HISTORY or the usual one.")
 @JSON
 def history(figure: str, kind: str | None, subject: str | None, last: int, file: Path | None, as_json: bool) -> None:
@@ -330,14 +375,15 @@ def history(figure: str, kind: str | None, subject: str | None, last: int, file:
 
     path = file or runs.place()
     if path is None:
-        raise BadInput("HASTEN_HISTORY is off; name a history with --file")
+        off = os.environ.get("HASTEN_HISTORY") is not None
+        raise BadInput(f"{'HASTEN_HISTORY is off' if off else 'no home folder is known'}; name a history with --file")
     entries, unreadable = runs.read(path)
     found = runs.series(runs.select(entries, kind, subject), figure)
     if as_json:
         shown = [asdict(one) | {"runs": [asdict(run) for run in one.runs[-last:]]} for one in found]
         click.echo(json.dumps({"file": str(path), "unreadable": unreadable, "series": shown}))
     else:
-        click.echo(history_text.table(found, last, unreadable))
+        _say(history_text.table(found, last, unreadable))
 
 
 @cli.command()
@@ -361,7 +407,9 @@ def env(as_json: bool) -> None:
         elif isinstance(value, list):
             shown = " ".join(map(str, value))
         elif name == "memory_bytes":
-            name, shown = "memory", f"{value / 2**30:.1f} GiB"
+            name, shown = "memory", f"{value / 2**30:.1f} GiB" if value else "unknown"
+        elif value is None:
+            shown = "not set" if name == "threads" else "none"
         click.echo(f"{name:<12}{shown}")
     click.echo(f"{'fingerprint':<12}{fingerprint(found)}")
     click.echo(f"{'peaks':<12}{console.peaks_line(peaks)}")
@@ -374,6 +422,9 @@ def env(as_json: bool) -> None:
 @click.option("--plan", is_flag=True, help="Only print the peak memory and time of a step, by choice, and check them.")
 def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
     """Train a model as RECIPE.toml says."""
+    if not _exists(recipe):
+        raise BadInput(f"recipe {recipe} does not exist; pass a recipe.toml")
+    _check(out=None if plan else out)
     from hasten.train import recipe as recipes
 
     read = recipes.read(recipe)
@@ -389,14 +440,18 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
     where: bool | Path = True if resume == "newest" else Path(resume) if resume else False
     with console.training() as (progress, warn):
         folder = loop.train(read, out, where, progress, warn)
-    click.echo(f"written     {folder}")
+    _say(f"written     {folder}")
 
 
 @cli.command()
 @click.argument("source")
 @click.option("--channels", help="Share of the channels to keep, such as 0.7, or a config.json.")
-@click.option("--blocks", "count", type=click.IntRange(1), help="Instead: how many whole blocks to remove.")
-@click.option("--sparsity", type=float, help="Instead: the share of weights to make zero, such as 0.5.")
+@click.option("--blocks", "count", type=click.IntRange(1, 10**4), help="Instead: how many whole blocks to remove.")
+@click.option(
+    "--sparsity",
+    type=Number(0, 1, min_open=True, max_open=True),
+    help="Instead: the share of weights to make zero, such as 0.5.",
+)
 @click.option(
     "--pattern",
     default="global",
@@ -432,6 +487,7 @@ def prune(
     zeros = sparsity is not None or pattern == "2:4"
     if [channels is not None, count is not None, zeros].count(True) != 1:
         raise BadInput("give --channels, --blocks or --sparsity (or --pattern 2:4), one of them")
+    _check(source, data=data, out=out)
     from hasten import commands, load
     from hasten.distill import sparse, student
 
@@ -443,19 +499,19 @@ def prune(
         with console.progress() as progress:
             found = student.drop_blocks(loaded, count, given, out, lambda detail: progress("damage", detail, 0.0))
         click.echo(console.blocks(found))
-        click.echo(f"{'written':<12}{out}")
+        _say(f"{'written':<12}{out}")
         return
     if channels is None:
         found = sparse.prune(loaded, sparsity, pattern, out)
         with console.progress() as progress:
             speeds = sparse.speeds(loaded, out, lambda detail: progress("speed", detail, 0.0))
         click.echo(console.sparse(found, speeds))
-        click.echo(f"{'written':<12}{out}")
+        _say(f"{'written':<12}{out}")
         return
     share = student.asked(channels if Path(channels).is_file() else f"channels={channels}")
     config = student.prune(loaded, share, importance, commands.data_for(loaded, data), out)
     click.echo(f"{'channels':<12}{config['block_out_channels']}")
-    click.echo(f"{'written':<12}{out}")
+    _say(f"{'written':<12}{out}")
 
 
 @cli.command()
@@ -464,7 +520,7 @@ def prune(
 @click.option("--data", required=True, help="What to train on: emoji, digits or a folder of images.")
 @click.option("--time", "seconds", default="60m", show_default=True, type=Seconds(), help="Time to train for.")
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(1, 4096), help="Samples of a step.")
-@click.option("--cached", type=click.IntRange(1), help="Ask SOURCE about so many batches once, and repeat them.")
+@click.option("--cached", type=click.IntRange(1, 10**6), help="Ask SOURCE about so many batches once, and repeat them.")
 @click.option("--feature", "features", multiple=True, help="Learn the output of this module too, such as mid_block.")
 @OUT
 @SEED
@@ -485,6 +541,9 @@ def distill(
 
     The student begins as SOURCE with its least important channels pruned; OUT/recipe.toml says how it is trained.
     """
+    _check(source, data=data, out=out)
+    if "=" not in student and not _exists(Path(student)):
+        raise BadInput(f"--student {student}: no file or folder; give channels=0.5, a config.json or a model folder")
     from hasten import load
     from hasten.distill import student as students
 
@@ -493,36 +552,47 @@ def distill(
             load(source), student, data, seconds, out, resume=resume, seed=seed, batch_size=batch, cached=cached,
             features=features, progress=progress, warn=warn,
         )  # fmt: skip
-    click.echo(f"written     {folder}")
+    _say(f"written     {folder}")
 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write the page of a RUN: of training, of optimize, or a profile."""
+    if not _exists(run):
+        raise BadInput(f"{run} does not exist; pass the --out of a command")
     from hasten.report import page, profile_page, train_page
 
     writers = {"result.json": page.write, "profile.json": profile_page.write, "metrics.jsonl": train_page.write}
     found = [write for name, write in writers.items() if (run / name).is_file()]
     if not found:
         raise BadInput(f"{run} holds no run (none of {', '.join(writers)}); pass the --out of a command")
-    click.echo(f"{'written':<12}{found[0](run)}")
+    _say(f"{'written':<12}{found[0](run)}")
 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @OUT
-@click.option("--length", type=float, help="sigma_rel of the average, 0.01 to 0.25; by held-out loss if not given.")
-@click.option("--step", type=int, help="The average after so many steps, not after the last.")
+@click.option(
+    "--length",
+    type=Number(0, 1, min_open=True),
+    help="sigma_rel of the average, 0.01 to 0.25; by held-out loss if not given.",
+)
+@click.option("--step", type=click.IntRange(1, 2**63 - 1), help="The average after so many steps, not after the last.")
 def average(run: Path, out: Path, length: float | None, step: int | None) -> None:
     """The model of a training RUN with an average of another length."""
+    if not _exists(run):
+        raise BadInput(f"{run} does not exist; pass the --out of hasten train")
+    if _exists(out):
+        raise BadInput(f"{out} exists; choose another --out")
+    _check(out=out)
     from hasten.train import reaverage
 
     with console.progress() as report:
         tried = reaverage.reaverage(run, out, length, step, lambda what: report("average", what, 0.0))
     for number, each in enumerate(tried):
         click.echo(f"{'taken' if number == 0 else '':<12}sigma_rel {each.sigma_rel:<6g} held-out loss {each.loss:.5g}")
-    click.echo(f"{'written':<12}{out}")
+    _say(f"{'written':<12}{out}")
 
 
 def _optimize(
@@ -549,15 +619,71 @@ def _optimize(
             command, source, data, out, {"quality": 0.02, **dict(budgets)}, goal, seconds, batch, seed, resume,
             guidance, progress, features, device, students,
         )  # fmt: skip
-    click.echo(json.dumps(result) if as_json else console.summary(result, out))
+    _say(json.dumps(result) if as_json else console.summary(result, out))
     if result["interrupted"]:
         sys.exit(130)
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there, be it a link to nothing; raises BadInput for what can't be a path here."""
+    try:
+        str(path).encode()
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except UnicodeEncodeError:
+        raise BadInput(f"{path}: the name is not UTF-8; rename it") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: {why(error)}; check the path") from None
+    return True
+
+
+def _check(*sources: str, data: str | None = None, out: Path | None = None) -> None:
+    """Raise BadInput, before torch is imported, for a model, data or a folder to write to that can't be used."""
+    if out is not None:
+        _check_out(out)
+    if data is not None and data not in ("emoji", "digits") and not (_exists(Path(data)) and Path(data).is_dir()):
+        raise BadInput(f"data {data!r} is no folder and no known name{did_you_mean(data, ('emoji', 'digits'))}")
+    for text in sources:
+        folder, plus, plan = text.rpartition("+")
+        if not plus or _exists(Path(text)):
+            folder, plan = text, ""
+        if plan and not _exists(Path(plan)):
+            raise BadInput(f"plan {plan} does not exist; pass a plan.toml")
+        if _exists(Path(folder)) and _exists(Path(folder, "artifact.json")):
+            continue
+        from hasten.model.config import read_folder
+
+        read_folder(folder)
+
+
+def _check_out(out: Path) -> None:
+    if _exists(out) and not out.is_dir():
+        raise BadInput(f"--out {out} is a file; name a folder that is not there yet")
+    there = out.absolute()
+    while not _exists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise BadInput(f"--out {out}: {there} is no folder; choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadInput(f"--out {out}: {there} can't be written to; choose another")
+
+
+def _say(text: str) -> None:
+    """Print what may hold names of files, none of which reaches the terminal as a command to it."""
+    click.echo(console.plain(text, keep="\n"))
+
+
+def _complain(text: str) -> None:
+    """One line on standard error."""
+    click.echo(console.plain(text), err=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the errors that hasten raises become one line and an exit status."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
-    for name in ("torchao", "diffusers.quantizers", "torch.utils._pytree"):  # remarks on parts that are not used here
+    # remarks on parts that are not used here, and on folders of a person without a home
+    for name in ("torchao", "diffusers.quantizers", "torch.utils._pytree", "matplotlib"):
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.ERROR)
     sys.exit(_exit_status(lambda: cli.main(arguments, prog_name="hasten", standalone_mode=False), debug))
 
@@ -568,21 +694,35 @@ def _exit_status(call: Callable[[], Any], debug: bool) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        where = f"hasten {error.ctx.info_name}" if isinstance(error, click.UsageError) and error.ctx else "hasten"
-        click.echo(f"error: {error.format_message()}; see {where} --help", err=True)
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "hasten"
+        _complain(f"error: {' '.join(error.format_message().split()).rstrip('.')}; see {where} --help")
         return 2
-    except (KeyboardInterrupt, click.Abort) as stop:
-        click.echo(str(stop) or "interrupted; what was written is whole, and --resume goes on", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:  # click puts its own exception before the one that says where
+        said = str(stop) or str(stop.__cause__ or "")
+        _complain(said or "interrupted; what was written is whole, and a command with --resume goes on")
         return 130
-    except HastenError as error:
-        click.echo(f"error: {error}", err=True)
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (HastenError, OSError, OverflowError) as error:
+        _complain(f"error: {_line(error)}")
         if debug:
             traceback.print_exc()
-        return error.exit_code
+        return error.exit_code if isinstance(error, HastenError) else 2
     except Exception as error:
         if debug:
             raise
         first = (str(error).strip().splitlines() or [""])[0]
-        click.echo(f"error: {type(error).__name__}: {first}; run again with --debug for the traceback", err=True)
+        _complain(f"error: {type(error).__name__}: {first}; run again with --debug for the traceback")
         return 1
     return 0
+
+
+def _line(error: Exception) -> str:
+    """What a person reads of an error; of the system's own, with the path it is about."""
+    if isinstance(error, HastenError):
+        return str(error)
+    if isinstance(error, OverflowError):
+        return f"a number is too large ({error}); use a smaller one"
+    path = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return f"{path}{why(error)}; check the path, or run again with --debug for the traceback"

@@ -12,7 +12,7 @@ import torch
 from hasten import subject
 from hasten.data import loader
 from hasten.data.array import Data
-from hasten.errors import BadInput
+from hasten.errors import BadInput, HastenError
 from hasten.files import replacing, write_text
 from hasten.gate import Condition
 from hasten.measure.features import bring
@@ -150,18 +150,22 @@ def data_for(source: Source, name: str | None) -> Data | None:
 def sample(
     model: str,
     count: int,
-    out: Path | None,
+    out: Path,
     label: int | None,
     batch: int,
     guidance: float,
+    device: str,
     seed: int,
     progress: Progress,
 ) -> None:
-    """Sample ``count`` times in batches and write a grid (.png) or the array (.npy)."""
-    if out is not None and out.suffix not in (".png", ".npy"):
-        raise BadInput(f"--out {out}: the name must end in .png or .npy")
-    named = subject.read(model, guidance=guidance)
+    """Sample ``count`` times in batches and write a grid (.png) or the array (.npy).
+
+    Raises HastenError, and writes nothing, when samples are NaN or Inf.
+    """
+    named = subject.read(model, guidance=guidance, device=device)
     target, source = named.build(), named.source
+    if out.suffix == ".png" and (len(source.shape) != 3 or source.shape[0] not in (1, 3)):
+        raise BadInput(f"--out {out}: samples of shape {source.shape} are no pictures; write to an .npy file")
     labels = source.labels
     if label is not None:
         if labels is None or label not in labels:
@@ -172,13 +176,15 @@ def sample(
         first = case.index * batch
         chosen = None if labels is None else torch.tensor([labels[(first + i) % len(labels)] for i in range(batch)])
         progress("sample", f"{first} of {count}", 0.0)
-        made.append(target.sample(Case(case.index, case.seed, case.noise, chosen)))
+        made.append(target.sample(Case(case.index, case.seed, case.noise, chosen)).cpu())
+        bad = int((~made[-1].isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise HastenError(
+                f"{model}: {bad} of {batch} samples hold NaN or Inf; nothing is written; lower --guidance, or use "
+                "weights that are not broken"
+            )
     samples = torch.cat(made)[:count]
-    if out is None:
-        return
     if out.suffix == ".png":
-        if samples.dim() != 4 or samples.shape[1] not in (1, 3):
-            raise BadInput(f"--out {out}: samples of shape {source.shape} are no pictures; write to an .npy file")
         write_grid(samples, out)
     else:
         with replacing(out) as temporary, temporary.open("wb") as file:

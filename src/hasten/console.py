@@ -21,6 +21,11 @@ UNITS = {"sample": "case", "step": "evaluation", "train-step": "step", "epoch": 
 Report = Callable[[str, str, float], None]
 
 
+def plain(text: str, keep: str = "") -> str:
+    """``text`` with all that a terminal would act on, or can't show, escaped: control codes, and a name's odd bytes."""
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
 @contextmanager
 def progress() -> Iterator[Report]:
     """A line that says phase, what is being tried, time used and time left."""
@@ -35,14 +40,14 @@ def progress() -> Iterator[Report]:
         SpinnerColumn(),
         TextColumn("{task.fields[phase]:<10}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         task = display.add_task("", phase="start", detail="")
 
         def report(phase: str, detail: str, left: float) -> None:
             shown = f"{clock(left)} left  {detail}" if left else detail
-            display.update(task, phase=phase, detail=shown)
+            display.update(task, phase=phase, detail=plain(shown))
 
         yield report
 
@@ -55,7 +60,7 @@ def training() -> Iterator[tuple[Callable[[Shown], None], Callable[[str], None]]
     console = Console(stderr=True)
 
     def warn(line: str) -> None:
-        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(f"warning: {line}"), markup=False, highlight=False, soft_wrap=True)
 
     if not sys.stderr.isatty():
         yield (lambda shown: None), warn

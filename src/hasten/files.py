@@ -20,7 +20,7 @@ UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**1
 
 def num_bytes(text: str) -> int | None:
     """``1.5 GiB``, ``500MB`` or ``800B`` in bytes; None for what is no size."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMG]?i?B)", text)
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([kKMG]?i?B)", text)
     return int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else None
 
 

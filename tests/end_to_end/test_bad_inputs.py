@@ -81,7 +81,20 @@ def test_bad_models(
         (("verify", "MODEL"), "is no artifact"),
         (("apply", "nowhere.toml", "MODEL", "--out", "x"), "nowhere.toml"),
         (("train", "nowhere.toml", "--out", "x"), "nowhere.toml"),
-        (("optimise", "MODEL"), "No such command"),
+        (("optimise", "MODEL"), "No such command 'optimise'. Did you mean 'optimize'?; see hasten --help"),
+        (("sample", "MODEL", "--guidance", "nan"), "'nan' is no finite number; see hasten sample --help"),
+        (("sample", "MODEL", "--guidance", "1e9"), "-1000<=x<=1000"),
+        (("sample", "MODEL", "--seed", str(2**32)), "is not in the range"),
+        (("sample", "MODEL", "--device", "cuda:99"), "there is no device 'cuda:99'"),
+        (("sample", "a" * 300), "File name too long"),
+        (("sample", "a\x1b[31m\nb"), r"a\x1b[31m\nb does not exist"),
+        (("sample", "a\udcffb"), r"a\udcffb: the name is not UTF-8; rename it"),
+        (("sample", "MODEL", "--out", "a" * 300 + ".png"), "File name too long"),
+        (("compare", "MODEL", "MODEL", "--batches", "\u00b2"), "write sizes of 1 to 4096"),
+        (("compare", "MODEL", "MODEL", "--time", "9" * 400 + "h"), "is longer than 8760h"),
+        (("optimize", "MODEL", "--out", "x", "--budget", f"memory={'9' * 400}MB"), "write quality=2%"),
+        (("prune", "MODEL", "--sparsity", "nan", "--out", "x"), "'nan' is no finite number"),
+        (("train", ".", "--out", "x"), "recipe .: Is a directory"),
     ],
 )
 def test_bad_arguments(
@@ -117,6 +130,119 @@ def test_a_bad_folder_is_refused_before_torch_is_there(tiny_folder: Path, tmp_pa
     code = "import sys; from hasten.model.config import read_folder\ntry: read_folder(sys.argv[1])\n"
     code += "except ValueError: sys.exit('torch' in sys.modules)\nsys.exit(3)"
     assert subprocess.run([sys.executable, "-c", code, str(folder)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("optimize", "nowhere", "--out", "x"),
+        ("optimize", "MODEL", "--out", "x", "--data", "nothing"),
+        ("optimize", "MODEL", "--out", "x", "--student", "nowhere"),
+        ("optimize", "MODEL", "--out", "file/x"),
+        ("compare", "MODEL", "nowhere"),
+        ("compare", "MODEL", "MODEL+nowhere.toml"),
+        ("profile", "nowhere"),
+        ("sample", "nowhere"),
+        ("sample", "MODEL", "--out", "file.png"),
+        ("verify", "nowhere"),
+        ("apply", "nowhere.toml", "MODEL", "--out", "x"),
+        ("apply", "file", "nowhere", "--out", "x"),
+        ("train", "nowhere.toml", "--out", "x"),
+        ("prune", "nowhere", "--channels", "0.5", "--out", "x"),
+        ("distill", "MODEL", "--student", "nowhere", "--data", "digits", "--out", "x"),
+        ("distill", "MODEL", "--student", "channels=0.5", "--data", "nothing", "--out", "x"),
+        ("average", "nowhere", "--out", "x"),
+        ("report", "nowhere"),
+    ],
+    ids=" ".join,
+)
+def test_names_of_nothing_are_refused_before_torch_is_there(
+    arguments: tuple[str, ...], tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "file.png").write_text("a picture")
+    code = "import sys; from hasten import cli\ntry: cli.main(sys.argv[1:])\n"
+    code += "except SystemExit as stop: sys.exit(50 if 'torch' in sys.modules else stop.code)"
+    filled = [argument.replace("MODEL", str(tiny_folder)) for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *filled], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "file.png"]
+    assert (tmp_path / "file.png").read_text() == "a picture"
+
+
+def test_a_sample_has_a_file_of_its_own(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sample", str(tiny_folder), "-n", "2", "--batch", "2", "--seed", str(2**32 - 1)])
+    assert not stop.value.code
+    assert "samples.png" in capsys.readouterr().out
+    before = (tmp_path / "samples.png").read_bytes()
+    status, error = status_and_error(capsys, "sample", tiny_folder, "-n", "2", "--batch", "2")
+    assert (status, (tmp_path / "samples.png").read_bytes()) == (2, before)
+    assert "samples.png exists; choose another" in error
+
+
+def test_samples_that_are_no_numbers_are_not_written(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_folder, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["conv_out.weight"] = tensors["conv_out.weight"] * 0 + 3e38
+    save_file(tensors, weights)
+    status, error = status_and_error(capsys, "sample", copy, "-n", "2", "--batch", "2", "--out", tmp_path / "x.npy")
+    assert status == 1
+    assert "2 of 2 samples hold NaN or Inf" in error
+    assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "words"),
+    [
+        (IsADirectoryError(21, "Is a directory", "some\x1bwhere"), 2, r"error: some\x1bwhere: Is a directory; check"),
+        (OverflowError("int too big to convert"), 2, "a number is too large (int too big to convert); use a smaller"),
+        (KeyboardInterrupt("stopped after step 3 of 9; --resume goes on there"), 130, "stopped after step 3 of 9; --r"),
+        (KeyboardInterrupt(), 130, "interrupted; what was written is whole"),
+    ],
+)
+def test_what_ends_a_command_is_one_line(
+    raised: BaseException,
+    status: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from hasten import history
+
+    def fail(_path: Path) -> None:
+        raise raised
+
+    monkeypatch.setattr(history, "read", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["history", "--file", str(tmp_path / "x")])
+    error = capsys.readouterr().err
+    assert stop.value.code == status
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_env_says_what_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with pytest.raises(SystemExit):
+        cli.main(["env"])
+    out = capsys.readouterr().out
+    assert "threads     not set" in out
+    assert "None" not in out
 
 
 @pytest.mark.alone
