@@ -1,5 +1,6 @@
 """Where a figure was measured; and that dependencies stay silent."""
 
+import getpass
 import json
 import os
 import subprocess
@@ -159,3 +160,21 @@ def test_importing_it_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_child_runs_no_code_of_the_current_folder(tmp_path) -> None:
+    (tmp_path / "json.py").write_text("print('planted')")
+    command = environment.python_child("-c", "import json; print(json.dumps([1]))")
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "[1]\n"
+
+
+def test_a_user_whom_the_system_does_not_know_gets_a_name(monkeypatch) -> None:
+    def unknown(_number):
+        raise KeyError
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    environment.quiet()
+    assert getpass.getuser() == f"uid{os.getuid()}"
+    monkeypatch.delenv("LOGNAME")

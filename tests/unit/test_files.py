@@ -82,3 +82,56 @@ def test_where_the_cache_is(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert files.cache_folder() == tmp_path / ".cache" / "hasten"
+
+
+def unknown() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HASTEN_CACHE", str(tmp_path / "file"))
+
+
+def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HASTEN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+
+
+def no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HASTEN_CACHE", str(tmp_path / "read-only"))
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+
+
+@pytest.mark.parametrize("why", [a_file, no_home, no_permission])
+def test_without_a_cache_there_is_a_temporary_one_and_a_word_on_it(why, tmp_path, monkeypatch, caplog) -> None:
+    why(tmp_path, monkeypatch)
+    monkeypatch.setattr(files, "_spare", [])
+    first, second = files.cache_folder("a"), files.cache_folder("a", "b")
+    assert second == first / "b"
+    assert second.is_dir()
+    assert not first.is_relative_to(tmp_path)
+    assert [record.message.count("set HASTEN_CACHE") for record in caplog.records] == [1]
+
+
+def test_without_a_cache_and_a_temporary_folder(tmp_path, monkeypatch) -> None:
+    def none(**_options: str) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    a_file(tmp_path, monkeypatch)
+    monkeypatch.setattr(files, "_spare", [])
+    monkeypatch.setattr(files.tempfile, "mkdtemp", none)
+    with pytest.raises(BadInput, match=r"no cache .* and no temporary folder .No usable.*; set HASTEN_CACHE"):
+        files.cache_folder("a")
+
+
+def test_a_name_that_no_file_can_have(tmp_path) -> None:
+    for name in ("a\0b", "a" * 300):
+        with pytest.raises(BadInput, match="can't be written to"):
+            files.write_text(tmp_path / name / "x", "")
+
+
+def test_sizes_have_a_limit() -> None:
+    assert files.num_bytes("1.5GiB") == 3 * 2**29
+    assert files.num_bytes("9" * 400 + "GB") is None

@@ -1,5 +1,6 @@
 """One process at a time, room on the disk, and a stop that waits."""
 
+import errno
 import json
 import os
 import shutil
@@ -64,6 +65,42 @@ def test_what_another_host_left_is_refused(tmp_path) -> None:
     with pytest.raises(BadInput, match=r"process 7 on elsewhere\.example; .*delete .*\.lock"), guard.holding(tmp_path):
         pass
     assert "elsewhere" in (tmp_path / guard.LOCK).read_text()
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A disk without locks, as some shared ones."""
+
+    def fail(*_arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(guard.fcntl, "flock", fail)
+
+
+def test_without_locks_a_living_holder_is_refused(no_locks, other) -> None:
+    process, folder = other
+    with pytest.raises(BadInput, match=rf"in use by process {process.pid} on .*delete .*\.lock"), guard.holding(folder):
+        pass
+    process.kill()
+    process.wait()
+    with guard.holding(folder):
+        assert json.loads((folder / guard.LOCK).read_text())["pid"] == os.getpid()
+    assert (folder / guard.LOCK).read_text() == ""
+
+
+def test_a_lock_that_fails_otherwise_is_told(tmp_path, monkeypatch) -> None:
+    def fail(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(guard.fcntl, "flock", fail)
+    with pytest.raises(OSError, match="Input/output"), guard.holding(tmp_path):
+        pass
+
+
+def test_a_folder_that_no_disk_can_have(tmp_path) -> None:
+    for name in ("a\0b", "a" * 300):
+        with pytest.raises(BadInput, match="can't be written to"), guard.holding(tmp_path / name):
+            pass
 
 
 def test_a_damaged_lock_file_holds_nobody_back(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -70,6 +71,28 @@ def test_processes_that_write_at_once_lose_and_mix_nothing(file):
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for who in "abc":
         assert [row["n"] for row in rows if row["who"] == who] == list(range(200))
+
+
+def test_without_a_home_folder_nothing_is_recorded(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("HASTEN_HISTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    assert history.record("compare", "emoji", {}, sides=SIDES, env=ENV) is None
+    result = CliRunner().invoke(cli, ["history"])
+    assert isinstance(result.exception, BadInput)
+    assert "no home folder is known; name a history with --file" in str(result.exception)
+
+
+def test_on_a_disk_without_locks_runs_are_recorded_all_the_same(file, monkeypatch):
+    def fail(*_arguments):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    assert history.record("compare", "emoji", {}, sides=SIDES, env=ENV) is None
+    assert len(history.read(file)[0]) == 1
 
 
 def test_a_line_torn_by_someone_else_stays_its_own_and_is_counted(file):

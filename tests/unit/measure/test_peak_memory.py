@@ -80,3 +80,11 @@ def _is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:
         return False
+
+
+def test_what_a_program_starts_runs_no_code_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import json'], check=True)"
+    peak_bytes([sys.executable, "-c", code], timeout=60)
+    assert not (tmp_path / "mark").exists()
