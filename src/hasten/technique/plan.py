@@ -15,9 +15,10 @@ import tomli_w
 from hasten import __version__
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, HastenError, did_you_mean
-from hasten.files import write_text
+from hasten.files import why, write_text
 from hasten.model.source import Source
 from hasten.model.target import TORCH_PROPERTIES, Facts, Target
+from hasten.model.weights import shown
 from hasten.runtime import openvino
 from hasten.technique.compile import Compile
 from hasten.technique.contract import Prepared, Technique
@@ -35,6 +36,9 @@ TECHNIQUES: tuple[type[Technique], ...] = (
     Swap, Upsampling, Layout, Precision, Int8Linear, Runtime, Quantize, Weights, Compile, Sampler,
 )  # fmt: skip
 OPENVINO = "openvino_graph"
+VERSION = 1
+LIMIT_BYTES = 1 << 14
+LARGEST = 1 << 31  # no number of a technique is
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class Plan:
 
     def to_toml(self) -> str:
         """The text that :func:`parse` reads."""
-        return tomli_w.dumps({"version": 1, "techniques": self.to_list()})
+        return tomli_w.dumps({"version": VERSION, "techniques": self.to_list()})
 
 
 def _unfit(techniques: tuple[Technique, ...]) -> tuple[Technique, str] | None:
@@ -159,41 +163,86 @@ def prepare(source: Source) -> Prepared:
 def parse(text: str, where: str = "plan") -> Plan:
     """The plan in a TOML text.  Raises BadInput that names the technique, the field and what is known."""
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{where} is not TOML: {error}") from error
-    return from_list(values.get("techniques", []), where)
+        return _from_toml(tomllib.loads(text), where)
+    except RecursionError:
+        raise BadInput(f"{where} is nested too deeply; see a plan.toml that hasten wrote") from None
+    except BadInput:
+        raise
+    except ValueError as error:  # a TOMLDecodeError, or a number with more digits than Python prints
+        raise BadInput(f"{where} is not TOML: {' '.join(str(error).split())}") from error
+
+
+def _from_toml(values: dict[str, Any], where: str) -> Plan:
+    for key in values:
+        if key not in ("version", "techniques"):
+            raise BadInput(f"{where}: {shown(key)} is not known{did_you_mean(key, ('version', 'techniques'))}")
+    version = values.get("version", VERSION)
+    if type(version) is not int or version != VERSION:
+        raise BadInput(f"{where}: version = {shown(version)}, this hasten reads {VERSION}; write the plan again")
+    if "techniques" not in values:
+        raise BadInput(f"{where}: techniques is missing; see a plan.toml that hasten wrote (techniques = [] is none)")
+    return from_list(values["techniques"], where)
 
 
 def from_list(rows: Any, where: str = "plan") -> Plan:
     """The inverse of :meth:`Plan.to_list`, checked."""
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise BadInput(f"{where}: 'techniques' must be a list of tables; see a plan.toml that hasten wrote")
-    known = {t.name: t for t in TECHNIQUES}
-    techniques = []
+    techniques: dict[str, Technique] = {}
     for row in rows:
-        name = row.get("technique", "")
-        if name not in known:
-            raise BadInput(f"{where}: technique {name!r} is not known{did_you_mean(str(name), known)}")
-        fields = {f.name: f for f in dataclasses.fields(known[name])}  # type: ignore[arg-type]
-        for key, value in row.items():
-            if key == "technique":
-                continue
-            if key not in fields:
-                raise BadInput(f"{where}: {name}.{key} is not known{did_you_mean(key, fields)}")
-            if type(value).__name__ != fields[key].type:
-                raise BadInput(f"{where}: {name}.{key} = {value!r} must be of type {fields[key].type}")
-        techniques.append(known[name](**{k: v for k, v in row.items() if k != "technique"}))
-    return Plan(tuple(techniques))
+        technique = _from_row(row, where)
+        if technique.name in techniques:
+            raise BadInput(f"{where}: technique {technique.name!r} is there twice; keep one of the two")
+        techniques[technique.name] = technique
+    return Plan(tuple(techniques.values()))
+
+
+def _from_row(row: dict[str, Any], where: str) -> Technique:
+    """One technique; what its own checks say gets ``where`` in front."""
+    known = {t.name: t for t in TECHNIQUES}
+    name = row.get("technique", "")
+    if not isinstance(name, str) or name not in known:
+        raise BadInput(f"{where}: technique {shown(name)} is not known{did_you_mean(str(name)[:80], known)}")
+    fields = {f.name: f for f in dataclasses.fields(known[name])}  # type: ignore[arg-type]
+    given = {key: value for key, value in row.items() if key != "technique"}
+    for key, value in given.items():
+        if key not in fields:
+            raise BadInput(f"{where}: {name}: {shown(key)} is not known{did_you_mean(key[:80], fields)}")
+        if type(value).__name__ != fields[key].type:
+            raise BadInput(f"{where}: {name}.{key} = {shown(value)} must be of type {fields[key].type}")
+        if isinstance(value, int | float) and not abs(value) < LARGEST:
+            raise BadInput(f"{where}: {name}.{key} is not finite, or too large; see what {name} takes")
+    for key, field in fields.items():
+        if key not in given and field.default is dataclasses.MISSING:
+            raise BadInput(f"{where}: {name}.{key} is missing; add it")
+    try:
+        return known[name](**given)
+    except BadInput as error:
+        raise BadInput(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def read(path: Path | str) -> Plan:
-    """The plan in a TOML file."""
+    """The plan in a TOML file of at most 16 KiB.  Raises BadInput as :func:`parse` does, and for what is no such file.
+
+    tomllib's time grows with the square of the file's size: 0.6 s for the worst 16 KiB, hours for 1 MiB.
+    """
+    path = Path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"plan {path}: {getattr(error, 'strerror', None) or error}; pass a plan.toml") from error
+        odd = path.exists() and not path.is_file()  # a folder, a pipe that nobody writes to
+        content = b"" if odd else _start_of(path)
+        text = content.decode("utf-8") if len(content) <= LIMIT_BYTES else None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, a NUL in the name
+        raise BadInput(f"plan {path}: {why(error)}; pass a plan.toml") from error
+    if odd:
+        raise BadInput(f"plan {path} is {'a folder' if path.is_dir() else 'no file'}; pass a plan.toml")
+    if text is None:
+        raise BadInput(f"plan {path} is over {LIMIT_BYTES} bytes, too much for a plan; pass a plan.toml")
     return parse(text, str(path))
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LIMIT_BYTES + 1)
 
 
 def write(plan: Plan, path: Path | str) -> None:
