@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ quiet()
 def history_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test, nor a process that it starts, writes to a person's own history."""
     os.environ["HASTEN_HISTORY"] = str(tmp_path_factory.mktemp("history") / "history.jsonl")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processor() -> Iterator[None]:
+    """torchao asks the processor itself for VNNI; it has none where ATEN_CPU_CAPABILITY plays one without."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2" and importlib.util.find_spec("torchao"):
+            patch.setattr("torchao.utils.should_reduce_range", lambda device: device.type == "cpu")
+        yield
 
 
 @pytest.fixture(scope="session")

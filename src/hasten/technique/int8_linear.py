@@ -21,7 +21,7 @@ from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 from hasten.technique.quantize import calibration_states
 
 RANGES = ("dynamic", "static")
-STEPS = 127
+STEPS, SEVEN_BIT_STEPS = 127, 63  # of inputs; the fewer where sums of products of eight bits would overflow
 MULTIPLE = 16  # of features, which INT8 kernels ask for
 
 
@@ -80,16 +80,16 @@ class Int8Linear:
         prepared.after(self)
         module, dtype = target.network.module, target.network.dtype
         chosen = costliest(target, self.share)
-        scales: dict[str, torch.Tensor] = {}
+        ranges: dict[str, torch.Tensor] = {}
         if self.ranges == "static":
 
             def make(folder: Path) -> None:
                 save_file(largest(target, chosen, self.images), folder / "largest.safetensors")
 
             kept = load_file(prepared.get("int8-linear", make) / "largest.safetensors")
-            scales = {name: (kept[name] / STEPS).to(target.facts.device, dtype) for name in chosen}
+            ranges = {name: kept[name].to(target.facts.device, dtype) for name in chosen}
         for name in chosen:
-            quantize(module.get_submodule(name), target.facts.device, scales.get(name))
+            quantize(module.get_submodule(name), target.facts.device, ranges.get(name))
 
 
 def costliest(target: Target, share: float) -> list[str]:
@@ -152,18 +152,25 @@ def _watch(
             handle.remove()
 
 
-def quantize(layer: torch.nn.Module, device: str, scale: torch.Tensor | None) -> None:
-    """Round its weights; its inputs by ``scale``, of as many dimensions as they have, or by what they are."""
+def quantize(layer: torch.nn.Module, device: str, most: torch.Tensor | None) -> None:
+    """Round its weights; its inputs by ``most``, their largest size (of as many dimensions), or by what they
+    are."""
     ao = _torchao()
-    seven_bits = ao.utils.should_reduce_range(torch.device(device))  # where sums of products of eight would overflow
-    settings = {"set_inductor_config": False, "reduce_range": seven_bits}
-    if scale is None:
+    fewer = seven_bits(device)
+    settings = {"set_inductor_config": False, "reduce_range": fewer}
+    if most is None:
         config = ao.quantization.Int8DynamicActivationInt8WeightConfig(**settings)
     else:
-        ranges = [ao.quantization.PerTensor(), ao.quantization.PerRow()]
+        scale = most / (SEVEN_BIT_STEPS if fewer else STEPS)
+        granularity = [ao.quantization.PerTensor(), ao.quantization.PerRow()]
         static = ao.quantization.quant_api.Int8StaticActivationInt8WeightConfig
-        config = static(act_quant_scale=scale, granularity=ranges, **settings)
+        config = static(act_quant_scale=scale, granularity=granularity, **settings)
     ao.quantization.quantize_(layer, config, filter_fn=lambda *_: True)
+
+
+def seven_bits(device: str) -> bool:
+    """Whether inputs and weights get seven bits on ``device``, as torchao finds: on a CPU without VNNI."""
+    return bool(_torchao().utils.should_reduce_range(torch.device(device)))
 
 
 def _torchao() -> Any:
