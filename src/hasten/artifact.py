@@ -17,23 +17,27 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
 
-from safetensors import SafetensorError
+import torch
+from pydantic import Field
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from hasten.environment import differences, environment
+from hasten.environment import check_device, differences, environment
 from hasten.errors import BadInput
-from hasten.files import sha256, write_bytes, write_text
+from hasten.files import sha256, why, write_bytes, write_text
 from hasten.model import source as sources
+from hasten.model.config import Checked, checked, read_json
 from hasten.model.source import Source
 from hasten.model.target import Target
+from hasten.model.weights import check_header, shown
 from hasten.model.workload import Case, draw
 from hasten.technique import plan as plans
 from hasten.technique.contract import Prepared
@@ -44,6 +48,55 @@ REFERENCE_IMAGES = 4
 REFERENCE_SEED = 70_001
 TOLERANCE_DB = 40.0
 SAME_DB = 150.0
+# Noise that the same seed draws on another processor differs by rounding: up to 5e-7 between AVX2 and plain code.
+NOISE_TOLERANCE = 1e-4
+DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+AGAIN = "make the artifact again with hasten apply"
+
+Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Gpu(Checked):
+    """The ``gpu`` of :func:`hasten.environment.environment`."""
+
+    name: Line | None = None
+    memory_bytes: Count | None = None
+    capability: Line | None = None
+    cuda: Line | None = None
+    count: Count | None = None
+
+
+class Environment(Checked):
+    """What :func:`hasten.environment.environment` tells."""
+
+    cpu: Line | None = None
+    cpu_flags: list[Line] = Field(default_factory=list)
+    cores: Count | None = None
+    threads: Line | None = None
+    memory_bytes: Count | None = None
+    gpu: Gpu | None = None
+    os: Line | None = None
+    python: Line | None = None
+    packages: dict[Line, Line | None] = Field(default_factory=dict)
+    commit: Line | None = None
+
+
+class About(Checked):
+    """``artifact.json``; ``device`` is where the model ran when the artifact was made."""
+
+    version: Literal[1]
+    name: str
+    attribution: str
+    plan_hash: str = Field(pattern=r"^[0-9a-f]{16}$")
+    label: list[str]
+    weight_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
+    has_source: bool
+    slim: bool = False
+    guidance: float
+    prepared_key: str
+    environment: Environment
+    device: Line = "cpu"
 
 
 @dataclass(frozen=True)
@@ -76,65 +129,78 @@ def save(
     if prepared.seconds:  # what was made on the way to it is used no more, and need not be carried
         prepared = plans.prepare(source)
         target = plans.build(source, plan, prepared)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder.parent} can't be written to ({why(error)}); choose another folder") from error
     try:
         _fill(work, source, plan, prepared, target, observations, slim)
         if folder.exists():
             if not (folder / "artifact.json").exists():
                 raise BadInput(f"{folder} exists and is no artifact; choose another --out")
             shutil.rmtree(folder)
-        work.chmod(0o755)
+        _open_to_others(work)
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
-def load(folder: Path | str, source: Source | None = None) -> tuple[Target, Source, Plan]:
+def load(folder: Path | str, source: Source | None = None, device: str | None = None) -> tuple[Target, Source, Plan]:
     """The artifact's target, source and plan.  ``source`` is needed when the artifact was made from a module.
 
-    Raises BadInput when the folder is no artifact, or was made from other weights than ``source`` has.
+    It runs on the device that it was made on, or on ``device``.  Raises BadInput when the folder is no artifact, its
+    plan was changed, it was made from other weights than ``source`` has, or this machine has no such device.
     """
-    source, plan, prepared = parts(folder, source)
+    source, plan, prepared = parts(folder, source, device)
     return plans.build(source, plan, prepared), source, plan
 
 
-def parts(folder: Path | str, source: Source | None = None) -> tuple[Source, Plan, Prepared]:
+def parts(folder: Path | str, source: Source | None = None, device: str | None = None) -> tuple[Source, Plan, Prepared]:
     """What the artifact's target is built from; see :func:`load`."""
     folder = Path(folder)
     about = _about(folder)
-    if source is None:
-        if not about["has_source"]:
-            raise BadInput(f"{folder} was made from a module of your own; pass it: load(folder, hasten.load(module))")
-        guidance = float(about["guidance"])
-        if about.get("slim"):
-            source = sources.load_slim(folder / "source", str(about["weight_hash"]), guidance)
-        else:
-            source = sources.load(folder / "source", guidance=guidance)
-    if source.weight_hash != about["weight_hash"]:
-        raise BadInput(f"{folder} was made from other weights ({about['weight_hash'][:12]}) than {source.name} has")
     plan = plans.read(folder / "plan.toml")
-    return source, plan, Prepared(str(about["prepared_key"]), folder / "prepared", complete=True)
+    if plan.hash != about.plan_hash:
+        raise BadInput(f"{folder / 'plan.toml'} was changed; {AGAIN}")
+    if about.slim and not plan.self_contained:
+        raise BadInput(f"{folder} is slim, and its plan runs the model's weights, which it lacks; {AGAIN}")
+    if source is None:
+        if not about.has_source:
+            raise BadInput(f"{folder} was made from a module of your own; pass it: load(folder, hasten.load(module))")
+        source = _source(folder / "source", about, device or about.device)
+    elif device is not None:
+        check_device(device)
+        source = replace(source, device=device)
+    if source.weight_hash != about.weight_hash:
+        raise BadInput(f"{folder} was made from other weights ({about.weight_hash[:12]}) than {source.name} has")
+    return source, plan, Prepared(about.prepared_key, folder / "prepared", complete=True)
 
 
-def verify(folder: Path | str, source: Source | None = None) -> Verification:
-    """Check every hash, sample the reference case again and compare, and name what differs in the environment."""
+def _source(folder: Path, about: About, device: str) -> Source:
+    if not about.slim:
+        return sources.load(folder, guidance=about.guidance, device=device)
+    check_device(device)
+    return replace(sources.load_slim(folder, about.weight_hash, about.guidance), device=device)
+
+
+def verify(folder: Path | str, source: Source | None = None, device: str | None = None) -> Verification:
+    """Check every hash, the reference case itself and what it gives when sampled again; name what differs in the
+    environment.
+
+    What the hashes vouch for is not believed for it: whoever changes a file can change hashes.json too.
+    """
     folder = Path(folder)
     about = _about(folder)
-    hashes = _json(folder / "hashes.json")
-    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != "hashes.json"}
-    problems = [f"{name} is missing" for name in sorted(set(hashes) - found)]
-    problems += [f"{name} is not listed in hashes.json" for name in sorted(found - set(hashes))]
-    problems += [f"{name} was changed" for name in sorted(found & set(hashes)) if sha256(folder / name) != hashes[name]]
+    hashes = _hashes(folder)
+    problems = _file_problems(folder, hashes)
     agreement = None
     if not problems:
-        agreement = _agreement(folder, source)
-        if agreement < TOLERANCE_DB:
-            problems.append(f"reference outputs agree to {agreement:.1f} dB, the limit is {TOLERANCE_DB:.0f} dB")
-    return Verification(
-        tuple(problems), tuple(differences(about["environment"], environment())), agreement, len(hashes)
-    )
+        found, agreement = _compare(folder, source, device)
+        problems += found
+    here = differences(environment(), about.environment.model_dump())
+    return Verification(tuple(problems), tuple(here), agreement, len(hashes))
 
 
 def is_artifact(folder: Path | str) -> bool:
@@ -177,10 +243,11 @@ def _fill(
         "guidance": source.guidance,
         "prepared_key": plans.prepare(source).key,
         "environment": environment(),
+        "device": source.device,
     }
     write_text(work / "artifact.json", json.dumps(about, indent=2, sort_keys=True) + "\n")
     files = sorted(path for path in work.rglob("*") if path.is_file())
-    hashes = {str(path.relative_to(work)): sha256(path) for path in files}
+    hashes = {path.relative_to(work).as_posix(): sha256(path) for path in files}
     write_text(work / "hashes.json", json.dumps(hashes, indent=2) + "\n")
 
 
@@ -189,34 +256,112 @@ def reference_case(source: Source) -> Case:
     return draw(source.shape, 1, REFERENCE_IMAGES, REFERENCE_SEED, source.labels).cases[0]
 
 
-def _agreement(folder: Path, source: Source | None) -> float:
+def _open_to_others(work: Path) -> None:
+    """The modes that the umask says: temporary folders, and copies of them, are the owner's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (work, *work.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def _file_problems(folder: Path, hashes: dict[str, str]) -> list[str]:
+    """What the files are, against ``hashes``: links, what is missing, too much, changed or can't be read."""
+    there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    there.pop("hashes.json", None)
+    links = [name for name, path in there.items() if path.is_symlink()]
+    problems = [f"{_plain(name)} is a link" for name in links]
+    problems += [f"{_plain(name)} is missing" for name in sorted(set(hashes) - set(there))]
+    for name, path in there.items():
+        if name in links:
+            continue
+        try:
+            if path.is_dir():
+                next(path.iterdir(), None)  # whose files would else seem to be missing
+            elif not path.is_file():
+                problems.append(f"{_plain(name)} is no file")
+            elif name not in hashes:
+                problems.append(f"{_plain(name)} is not listed in hashes.json")
+            elif sha256(path) != hashes[name]:
+                problems.append(f"{_plain(name)} was changed")
+        except OSError as error:
+            problems.append(f"{_plain(name)} can't be read ({why(error)})")
+    return problems
+
+
+def _compare(folder: Path, source: Source | None, device: str | None) -> tuple[list[str], float | None]:
+    """What is wrong with the reference, and how well outputs made now agree with its."""
+    target, source, _ = load(folder, source, device)
+    case = reference_case(source)
     try:
-        stored = load_tensors((folder / "reference.safetensors").read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise BadInput(
-            f"{folder / 'reference.safetensors'} can't be read ({error}); make the artifact again"
-        ) from error
-    target, _, _ = load(folder, source)
-    made = target.sample(Case(0, REFERENCE_SEED * 100_003, stored["noise"], stored.get("labels")))
-    noise = (made - stored["samples"]).double().square().mean().item()
-    signal = stored["samples"].double().square().mean().item()
-    return SAME_DB if noise == 0 else min(10 * math.log10(signal / noise), SAME_DB)
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    about = _json(folder / "artifact.json")
-    if about.get("version") != VERSION:
-        raise BadInput(f"{folder}: artifact version {about.get('version')!r}, this hasten reads {VERSION}")
-    return about
-
-
-def _json(path: Path) -> dict[str, Any]:
+        stored = _reference(folder / "reference.safetensors", case)
+    except BadInput as error:
+        return [str(error)], None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path.parent} is no artifact: {path.name} can't be read ({error.strerror})") from error
-    except ValueError as error:
-        raise BadInput(f"{path} is not JSON; make the artifact again") from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{path} must hold an object; make the artifact again")
-    return value
+        made = target.sample(replace(case, noise=stored["noise"]))
+    except RuntimeError as error:  # as a graph that was changed can give
+        return [f"reference outputs can't be made ({' '.join(str(error).split())[:200]})"], None
+    samples = stored["samples"]
+    if made.shape != samples.shape:
+        return [f"reference outputs have the shape {tuple(made.shape)}, not {tuple(samples.shape)}"], None
+    if not made.isfinite().all():
+        return ["reference outputs hold NaN or Inf"], None
+    noise = (made - samples).double().square().mean().item()
+    signal = samples.double().square().mean().item()
+    agreement = SAME_DB if noise == 0 else min(10 * math.log10(signal / noise), SAME_DB)
+    if not agreement >= TOLERANCE_DB:
+        return [f"reference outputs agree to {agreement:.1f} dB, the limit is {TOLERANCE_DB:.0f} dB"], agreement
+    return [], agreement
+
+
+def _reference(path: Path, case: Case) -> dict[str, torch.Tensor]:
+    """The stored noise, labels and samples.  Raises BadInput unless they are those of ``case``, the samples finite and
+    not all zero; nothing is allocated before names, shapes and dtypes are right."""
+    drawn = {"noise": case.noise, "samples": case.noise} | ({} if case.labels is None else {"labels": case.labels})
+    expected = {name: (DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in drawn.items()}
+    found = {name: (info.dtype, info.shape) for name, info in check_header(path).items()}
+    for name in sorted(set(expected) | set(found)):
+        if expected.get(name) != found.get(name):
+            be, have = ("{} {}".format(*held[name]) if name in held else "nothing" for held in (expected, found))
+            raise BadInput(f"{path.name}: {shown(name)} must be {be}, and is {shown(have)[1:-1]}")
+    stored: dict[str, torch.Tensor] = load_tensors(path.read_bytes())
+    if not (stored["noise"] - case.noise).abs().max() <= NOISE_TOLERANCE:
+        raise BadInput(f"{path.name}: the noise is not what the seed draws")
+    if case.labels is not None and not torch.equal(stored["labels"], case.labels):
+        raise BadInput(f"{path.name}: the labels are not what the seed draws")
+    if not stored["samples"].isfinite().all():
+        raise BadInput(f"{path.name}: the stored outputs hold NaN or Inf")
+    if not stored["samples"].any():
+        raise BadInput(f"{path.name}: the stored outputs are all zero")
+    return stored
+
+
+def _about(folder: Path) -> About:
+    about = _json(folder, "artifact.json")
+    version = about.get("version")
+    if type(version) is not int or version != VERSION:
+        raise BadInput(f"{folder}: artifact version {shown(version)}, this hasten reads {VERSION}; {AGAIN}")
+    return checked(About, about, folder / "artifact.json")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """File names, relative to ``folder``, and their SHA-256."""
+    path, hashes = folder / "hashes.json", _json(folder, "hashes.json")
+    for name, value in hashes.items():
+        posix, windows = PurePosixPath(name), PureWindowsPath(name)
+        if posix.anchor or windows.anchor or ".." in (*posix.parts, *windows.parts) or posix.as_posix() != name:
+            raise BadInput(f"{path}: {shown(name)} is no path inside the artifact; {AGAIN}")
+        if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
+            raise BadInput(f"{path}: {shown(name)}: {shown(value)} is no SHA-256 of 64 hexadecimal digits; {AGAIN}")
+    return hashes
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_symlink() and not path.is_file():
+        raise BadInput(f"{folder} is no artifact: {name} is missing or no file; pass a folder that hasten apply wrote")
+    return read_json(folder, name)
+
+
+def _plain(name: str) -> str:
+    """A file's name, quoted where it would not print."""
+    return name if name.isprintable() else shown(name)
