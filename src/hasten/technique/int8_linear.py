@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from hasten.errors import BadInput, MissingExtra
 from hasten.model.target import Facts, Target, TorchNetwork
+from hasten.technique.answers import own_answers
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 from hasten.technique.quantize import calibration_states
 
@@ -82,6 +83,7 @@ class Int8Linear:
         chosen = costliest(target, self.share)
         ranges: dict[str, torch.Tensor] = {}
         if self.ranges == "static":
+            prepared.answering(own_answers(target))
 
             def make(folder: Path) -> None:
                 save_file(largest(target, chosen, self.images), folder / "largest.safetensors")

@@ -9,6 +9,7 @@ from typing import ClassVar
 from hasten.errors import BadInput
 from hasten.model.target import Facts, Target, TorchNetwork
 from hasten.runtime import openvino
+from hasten.technique.answers import check, own_answers
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 
 PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}
@@ -68,9 +69,12 @@ class Runtime:
         """Convert once (cached: the float32 graph is the same for all settings), then run it."""
         assert isinstance(target.network, TorchNetwork)
         network, facts = target.network, target.facts
+        wanted = own_answers(target)
+        prepared.answering(wanted)
 
         def make(folder: Path) -> None:
             graph = openvino.convert(network.module, network.call, facts.shape, facts.num_labels is not None)
+            check(wanted, target, openvino.Network(lambda: graph, "float32", streams=1), "OpenVINO")
             openvino.save(graph, folder / "model.xml")
 
         target.network = openvino.Network(
