@@ -90,8 +90,9 @@ def waterfall(parts: Sequence[Part], total: Ratio, width: int) -> Chart:
         if not part.ratio or part.ratio < 0:
             continue
         value = f"{words.times(part.ratio)} ({_span(part)})"
-        colour = AFTER if part.verdict == "FASTER" else WARN if part.verdict == "SLOWER" else MUTED
-        bars.append((part.label or part.technique, value, at, at * part.ratio, colour, part.verdict))
+        meaning = words.adds(part.verdict, part.low, part.high)
+        colour = {"helps": AFTER, "costs speed": WARN}.get(meaning.partition(":")[0], MUTED)
+        bars.append((part.label or part.technique, value, at, at * part.ratio, colour, meaning))
         at *= part.ratio
     if total.ratio:
         if bars:
@@ -110,7 +111,7 @@ def waterfall(parts: Sequence[Part], total: Ratio, width: int) -> Chart:
     axes.grid(visible=False, axis="y")
     axes.yaxis.set_major_locator(NullLocator())
     _log_ticks(axes, low, high, apart=44, text=words.times)
-    for index, (name, value, start, end, colour, verdict) in enumerate(bars):
+    for index, (name, value, start, end, colour, meaning) in enumerate(bars):
         gid = f"bar-{index}"
         left, right = min(start, end), max(start, end)
         right = max(right, left * (high / low) ** 0.004)  # a factor of 1 still shows as a hairline
@@ -119,7 +120,7 @@ def waterfall(parts: Sequence[Part], total: Ratio, width: int) -> Chart:
         bar.patches[0].set_gid(gid)
         if index + 1 < len(bars) and index + 2 < len(bars) + (not total.ratio):
             axes.plot([end, end], [index + 0.85, index + 1.51], color=MUTED, lw=1)
-        chart.tooltips[gid] = f"{name}: {value} {verdict.lower()}".strip()
+        chart.tooltips[gid] = f"{name}: {value} {meaning}".strip()
         if width < 500:
             value = value.partition(" (")[0]  # no room for the interval: the tooltip and the table have it
         name = words.cut(name, 34 if width < 500 else 70)

@@ -20,8 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hasten.console import plain
 from hasten.errors import BadInput
 
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, SyntaxError, MemoryError, OverflowError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error),
+)
 MOST_TILES = 64
 MOST_PIXELS = 1_100_000
 GUTTER = 1
@@ -53,14 +58,17 @@ def read(path: Path) -> Samples:
     """The samples in ``path``; none when there is no such file.  Raises BadInput when it can't be read or disagrees."""
     if not path.exists():
         return Samples()
+    if not path.is_file():
+        raise BadInput(plain(f"{path} is no regular file; remove it or run hasten optimize again"))
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found: dict[str, NDArray[Any]] = {
                 name: arrays[name] for name in ("baseline", "candidate", "labels") if name in arrays
             }
         pairs = [found[name].astype(np.float32) for name in ("baseline", "candidate") if name in found]
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"{path} can't be read as arrays ({error}); remove it or run hasten optimize again") from error
+    except UNREADABLE as error:
+        what = plain(f"{path} can't be read as arrays ({error})")
+        raise BadInput(f"{what}; remove it or run hasten optimize again") from error
     if len({a.shape for a in pairs}) > 1 or any(a.ndim < 1 for a in pairs):
         shapes = " and ".join(str(a.shape) for a in pairs)
         raise BadInput(f"{path} holds arrays of shapes {shapes}, not equal (n, *shape); run hasten optimize again")

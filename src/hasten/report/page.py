@@ -51,6 +51,8 @@ def render(result: Result, samples: grids.Samples) -> str:
         quality=summary.quality(result.quality, judged=result.data is not None),
         quality_rows=summary.quality_rows(result.quality),
         memory=summary.memory(result.baseline, result.candidate),
+        disk=summary.disk(result.baseline, result.candidate),
+        meaning=words.adds,
         model=shlex.quote(result.source.folder or "MODEL"),
         pictures=pictures(result, samples),
         candidates=ranked(result),
@@ -79,8 +81,8 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for word in (words.number, words.whole, words.seconds, words.size, words.parameters, words.share, words.change,
-                 words.times, words.near_one, words.decibel, words.label):  # fmt: skip
+    for word in (words.number, words.whole, words.seconds, words.size, words.memory, words.parameters, words.share,
+                 words.change, words.times, words.near_one, words.decibel, words.label):  # fmt: skip
         found.filters[word.__name__] = word
     return found
 
@@ -153,7 +155,10 @@ def rounds_chart(result: Result) -> Markup | None:
 
 
 def profiles(result: Result) -> list[dict[str, Any]]:
-    """Before and after: ``title``, ``seconds``, and rows with their bars' lengths in percent of the longest."""
+    """Before and after: ``title``, ``seconds`` of an image, and rows with their bars, in percent of the longest.
+
+    result.json has the seconds of one evaluation of a batch; here they are scaled to those of an image.
+    """
     if result.profile is None:
         return []
     sides: list[tuple[str, Profile | None]] = [
@@ -161,30 +166,51 @@ def profiles(result: Result) -> list[dict[str, Any]]:
         ("After", result.profile.candidate),
     ]
     return [
-        {"title": title, "seconds": side.seconds_per_image, "rows": _bars(side.rows)}
+        {"title": title, "seconds": side.seconds_per_image, "rows": _bars(side.rows, side.seconds_per_image)}
         for title, side in sides
-        if side is not None and side.rows
+        if side is not None and any(row.seconds > 0 for row in side.rows)
     ]
 
 
-def _bars(rows: list[Row]) -> list[dict[str, Any]]:
+def _bars(rows: list[Row], whole: float | None) -> list[dict[str, Any]]:
+    """Rows with their part of the ``whole`` seconds of an image, longest first; the last is what they leave of it."""
+    counted = sum(max(row.seconds, 0.0) for row in rows)
+    known = sum(row.share or 0.0 for row in rows)
+    counted /= known if 0 < known < 1 else 1.0  # shares may be of more than the rows
     ordered = sorted(rows, key=lambda row: -row.seconds)
-    kept, rest = ordered[:PROFILE_ROWS], ordered[PROFILE_ROWS:]
-    if rest:
-        shares = [row.share for row in rest if row.share is not None]
-        kept.append(
-            Row(name=f"{len(rest)} more", seconds=sum(r.seconds for r in rest), share=sum(shares) if shares else None)
+    kept, cut = ordered[:PROFILE_ROWS], ordered[PROFILE_ROWS:]
+    shares = [max(row.seconds, 0.0) / counted for row in kept]
+    rest = 1.0 - sum(shares)
+    if cut or rest >= 0.0005:
+        kept, shares = (
+            [*kept, Row(name=f"the rest ({len(cut)} more)" if cut else "the rest")],
+            [*shares, max(rest, 0.0)],
         )
-    longest = max(max(row.seconds, row.bound_seconds or 0.0) for row in kept) or 1.0
+    bounds = [
+        row.bound_seconds / counted if row.bound_seconds is not None and row.seconds > 0 else None for row in kept
+    ]
+    longest = max(*shares, *(bound or 0.0 for bound in bounds))
     return [
         {
-            "row": row,
-            "length": f"{100 * row.seconds / longest:.2f}",
-            "bound": None if row.bound_seconds is None else f"{100 * row.bound_seconds / longest:.2f}",
-            "over": row.seconds / row.bound_seconds if row.bound_seconds else None,
+            "name": row.name,
+            "calls": row.calls,
+            "seconds": None if whole is None else share * whole,
+            "share": f"{tenths / 10:.1f}{words.NBSP}%",
+            "length": f"{100 * share / longest:.2f}",
+            "bound": None if bound is None else f"{100 * bound / longest:.2f}",
+            "over": share / bound if bound else None,
         }
-        for row in kept
+        for row, share, bound, tenths in zip(kept, shares, bounds, _tenths(shares), strict=True)
     ]
+
+
+def _tenths(shares: list[float]) -> list[int]:
+    """``shares`` of a whole in tenths of a percent that add up to it: those cut off most are rounded up."""
+    found = [int(1000 * share) for share in shares]
+    missing = 1000 - sum(found)
+    for index in sorted(range(len(shares)), key=lambda i: found[i] - 1000 * shares[i])[:missing]:
+        found[index] += 1
+    return found
 
 
 def per_image(run: Observation) -> str:

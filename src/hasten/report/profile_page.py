@@ -6,18 +6,15 @@ time, in the order of calls; what is left of a box under its children is the mod
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import UndefinedError
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from hasten.errors import BadInput
 from hasten.files import write_text
-from hasten.report import page, words
+from hasten.report import page, profile_file, words
 from hasten.report.profile_text import cost, intensity, reached
 from hasten.report.svg import AFTER, BEFORE, Chart, both
 
@@ -41,12 +38,8 @@ class Box:
 
 def write(folder: Path) -> Path:
     """Write ``folder/profile.html`` from ``folder/profile.json``.  Raises BadInput when it is none."""
-    path, read = folder / "profile.html", folder / "profile.json"
-    try:
-        page_text = render(json.loads(read.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, UndefinedError) as error:
-        raise BadInput(f"{read} can't be shown ({error}); make it again with hasten profile") from error
-    write_text(path, page_text)
+    path = folder / "profile.html"
+    write_text(path, render(profile_file.read(folder / "profile.json")))
     return path
 
 
@@ -56,9 +49,11 @@ def render(result: dict[str, Any]) -> str:
     environment.filters |= {"cost": cost}
     modules = result["modules"]
     own = [] if modules is None else sorted(modules["rows"], key=lambda row: -row["exclusive_seconds"])
+    gpu = result["environment"]["gpu"]
     boxes = [] if modules is None else icicle(modules["rows"])
     return environment.get_template("profile.html.j2").render(
         result=result,
+        machine=gpu["name"] if gpu and result["device"] != "cpu" else result["environment"]["cpu"] or "unknown",
         style=page.style(),
         headline=(result["headline"] or f"Profile of {result['subject']}").replace(" %", f"{words.NBSP}%"),
         boxes=boxes,
@@ -126,13 +121,13 @@ def memory_chart(memory: dict[str, Any] | None) -> Markup | None:
     def draw(width: int) -> Chart:
         figure, axes = _axes(width)
         seconds, size = zip(*memory["timeline"], strict=True)
-        axes.fill_between(seconds, [s / 1e6 for s in size], step="post", color=AFTER, lw=0)
+        axes.fill_between(seconds, [s / 2**20 for s in size], step="post", color=AFTER, lw=0)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("seconds, slowed down by following each tensor")
-        axes.set_title("MB of live tensors")
+        axes.set_title("MiB of live tensors")
         return Chart(figure)
 
-    return both("memory", f"Live tensors over time, at most {words.size(memory['peak_bytes'])}.", draw)
+    return both("memory", f"Live tensors over time, at most {words.memory(memory['peak_bytes'])}.", draw)
 
 
 def _axes(width: int) -> tuple[Figure, Any]:

@@ -11,6 +11,8 @@ def headline(result: Result) -> str:
     name = words.cut(result.source.name, 60)
     if result.candidate is None:
         return f"{name}: nothing was confirmed to be faster"
+    if not result.passed:
+        return f"{name}: no plan held the budget"
     ratio = result.speedup.ratio if result.speedup else None
     if not result.speedup or not ratio or result.speedup.verdict not in ("FASTER", "SLOWER"):
         return f"{name}: no verdict on its speed"
@@ -106,11 +108,24 @@ def memory(baseline: Variant, candidate: Variant | None) -> dict[str, str]:
     """Peak memory: ``figure``, ``word`` and ``detail``."""
     before, after = baseline.peak_bytes, candidate.peak_bytes if candidate else None
     if not before or not after:
-        known = f"The baseline's peak is {words.size(before)}." if before else ""
-        return {"figure": "\u2013", "word": "not measured", "detail": known}
+        return _unknown(f"The baseline's peak is {words.memory(before)}." if before else "")
+    detail = f"Peak {words.memory(before)} before, {words.memory(after)} after, each in a process of its own."
+    return _less(before, after, detail)
+
+
+def disk(baseline: Variant, candidate: Variant | None) -> dict[str, str]:
+    """The network's bytes on disk: ``figure``, ``word`` and ``detail``."""
+    before, after = baseline.weight_bytes, candidate.weight_bytes if candidate else None
+    if not before or not after:
+        return _unknown(f"The baseline's network takes {words.size(before)}." if before else "")
+    return _less(before, after, f"The network takes {words.size(before)} before, {words.size(after)} after.")
+
+
+def _unknown(detail: str) -> dict[str, str]:
+    return {"figure": "\u2013", "word": "not measured", "detail": detail}
+
+
+def _less(before: float, after: float, detail: str) -> dict[str, str]:
     change = after / before - 1
-    return {
-        "figure": words.share(abs(change)),
-        "word": "less" if change < 0 else "more",
-        "detail": f"Peak {words.size(before)} before, {words.size(after)} after, each in a process of its own.",
-    }
+    word = "less" if change < 0 else "more" if change > 0 else "change"
+    return {"figure": words.share(abs(change)), "word": word, "detail": detail}

@@ -7,6 +7,10 @@ grids.  Long curves are drawn by stretches, with the lowest and the highest of e
 from __future__ import annotations
 
 import base64
+import os
+import re
+import shlex
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hasten.console import plain
 from hasten.files import write_text
 from hasten.report import page, train_run, words
 from hasten.report.svg import AFTER, BEFORE, MUTED, WARN, Chart, both
@@ -23,6 +28,9 @@ from hasten.report.svg import AFTER, BEFORE, MUTED, WARN, Chart, both
 MOST_POINTS = 300
 MOST_GRIDS = 6
 MOST_ROWS = 50
+MOST_PICTURE_BYTES = 32 * 2**20
+GRID_NAME = re.compile(r"samples-(\d{1,12})\.png", re.ASCII)
+PNG = b"\x89PNG\r\n\x1a\n"
 PIXELS_PER_INCH = 72
 SMOOTH = 0.05  # the share of a curve that its running mean spans
 
@@ -39,6 +47,9 @@ def write(folder: Path) -> Path:
 def render(folder: Path) -> str:
     """The page.  Raises BadInput for a folder without a run."""
     run = train_run.read(folder)
+    recipe = {} if run.about is None else run.about.recipe.model_dump()
+    name = plain(folder.resolve().name)
+    pictures, left_out = grids(folder)
     seconds = dict(run.phases())
     whole = sum(seconds.values()) or 1.0
     return (
@@ -46,12 +57,12 @@ def render(folder: Path) -> str:
         .get_template("train.html.j2")
         .render(
             style=page.style(),
-            folder=folder.resolve().name,
+            folder=name,
             run=run,
-            recipe=run.about.get("recipe", {}),
-            environment=run.about.get("environment", {}),
-            parameters=run.about.get("parameters"),
-            command=run.about.get("command") or f"hasten train recipe.toml --out {folder.name}",
+            recipe=recipe,
+            environment=run.about and run.about.environment,
+            parameters=run.about and run.about.parameters,
+            command=run.about.command if run.about else f"hasten train recipe.toml --out {shlex.quote(name)}",
             state=state(run),
             loss=last(run, "loss"),
             peak=top(run, "peak_bytes"),
@@ -64,13 +75,14 @@ def render(folder: Path) -> str:
             audit=run.of("audit")[-1:],
             tuned=run.of("autotune")[-1:],
             most_rows=MOST_ROWS,
-            grids=grids(folder),
-            settings=settings(run.about.get("recipe", {})),
+            grids=pictures,
+            left_out=left_out,
+            settings=settings(recipe),
             loss_chart=loss_chart(run),
             validation_chart=validation_chart(run.validations),
             gradient_chart=curve(run, "gradient", "gradient norm, before clipping", "gradient_norm", log_scale=True),
             rate_chart=curve(run, "rate", "learning rate", "learning_rate"),
-            memory_chart=curve(run, "memory", "MB of memory in use", "memory_bytes", scale=1e-6),
+            memory_chart=curve(run, "memory", "MiB of memory in use", "memory_bytes", scale=2**-20),
             speed_chart=curve(run, "speed", "images per second", "images_per_second"),
             stall_chart=curve(run, "stall", "% of a step spent waiting for data", "stall", scale=100.0),
         )
@@ -106,26 +118,41 @@ def mean(run: train_run.Run, name: str) -> float | None:
     return float(found.mean()) if len(found) else None
 
 
-def settings(recipe: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """The recipe by section, what is off left out."""
+def settings(recipe: dict[str, dict[str, Any] | None]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """The recipe by section, what is off left out, whole sections too."""
     off: tuple[Any, ...] = (None, False, [], 0)
     return [
         (section, [(key, value) for key, value in values.items() if value not in off or value == "none"])
         for section, values in recipe.items()
+        if values is not None
     ]
 
 
-def grids(folder: Path) -> list[dict[str, Any]]:
-    """The grids of samples, evenly over the run, first and last among them."""
-    found = sorted(folder.glob("samples-*.png"))
+def grids(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """The grids of samples, evenly over the run, first and last among them; and how many files were left out."""
+    named = [(int(name[1]), path) for path in folder.iterdir() if (name := GRID_NAME.fullmatch(path.name))]
+    found = sorted((step, path) for step, path in named if stat.S_ISREG(path.lstat().st_mode))
     chosen = sorted({round(place) for place in np.linspace(0, len(found) - 1, min(MOST_GRIDS, len(found)))})
+    shown = [(found[n][0], picture(found[n][1])) for n in chosen]
     return [
-        {
-            "step": int(found[n].stem.rpartition("-")[2]),
-            "uri": f"data:image/png;base64,{base64.b64encode(found[n].read_bytes()).decode()}",
-        }
-        for n in chosen
-    ]
+        {"step": step, "uri": f"data:image/png;base64,{base64.b64encode(png).decode()}"}
+        for step, png in shown
+        if png is not None
+    ], len(named) - len(found) + sum(png is None for _, png in shown)
+
+
+def picture(path: Path) -> bytes | None:
+    """The PNG in a regular file of less than MOST_PICTURE_BYTES; None for all else: no link is followed, no pipe waited
+    for."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        content = file.read(MOST_PICTURE_BYTES)
+    return content if content.startswith(PNG) and len(content) < MOST_PICTURE_BYTES else None
 
 
 def values(run: train_run.Run, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -158,9 +185,9 @@ def loss_chart(run: train_run.Run) -> Markup | None:
 
 def validation_chart(found: Lines) -> Markup | None:
     """Held-out loss by noise level."""
-    if len(found) < 2:
+    levels = sorted(found[-1]["losses"], key=float) if found else []
+    if len(found) < 2 or all(line["losses"].get(level) is None for line in found for level in levels):
         return None
-    levels = sorted(found[-1]["losses"], key=float)
 
     def draw(width: int) -> Chart:
         figure, axes = _axes(width)
@@ -168,6 +195,8 @@ def validation_chart(found: Lines) -> Markup | None:
         for n, level in enumerate(levels):
             rows = [(line["step"], line["losses"][level]) for line in found if line["losses"].get(level) is not None]
             x, y = np.asarray(rows, dtype=np.float64).reshape(-1, 2).T
+            if not rows:
+                continue
             everything.append(y)
             axes.plot(x, y, color=AFTER, lw=1.4, alpha=0.35 + 0.65 * n / max(len(levels) - 1, 1))
             axes.annotate(f"s = {level}", (x[-1], y[-1]), (4, 0), textcoords="offset points", va="center", fontsize=10)

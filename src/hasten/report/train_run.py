@@ -6,18 +6,20 @@ Curves leave out the steps that a rewind took back; the time that those took sti
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, ConfigDict, Field
 
 from hasten import guard
+from hasten.console import plain
 from hasten.errors import BadInput
+from hasten.report.result import Amount, Block, Count, Environment, Name, Signed, checked, content, loaded
 from hasten.train import log
 
 Column = NDArray[np.float64]
@@ -38,12 +40,157 @@ PHASES = {
 REST = "all else: skipped steps, starts, writing lines"
 
 
+AGAIN = "restore the file"
+
+
+def _level(value: str) -> str:
+    """A noise level, which is a number's text."""
+    if not math.isfinite(float(value)):
+        raise ValueError("a noise level is a finite number")
+    return value
+
+
+Figure = Annotated[float, Field(ge=-1e39, le=1e39)]  # as large as a float32 gets
+Level = Annotated[str, AfterValidator(_level)]
+
+
+class Section(Block):
+    """Of a recipe, with keys that the page only lists."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class DataSection(Section):
+    """What was learnt."""
+
+    name: Name
+
+
+class TrainSection(Section):
+    """How."""
+
+    steps: Count
+    batch_size: Count
+    optimizer: str
+    device: str
+
+
+class Recipe(Section):
+    """Sections by name; one that is off, as teacher without distillation, is None."""
+
+    __pydantic_extra__: dict[str, dict[str, Any] | None]
+    data: DataSection
+    train: TrainSection
+
+
+class About(Block):
+    """run.json."""
+
+    recipe: Recipe
+    environment: Environment
+    parameters: Count
+    command: str
+
+
+class Line(Block):
+    """Means over steps, as ``metrics.jsonl`` has them."""
+
+    step: Count
+    seconds: Amount | None = None
+    loss: Figure | None = None
+    gradient_norm: Figure | None = None
+    clip_scale: Figure | None = None
+    learning_rate: Figure | None = None
+    images_per_second: Amount | None = None
+    stall: Amount | None = None
+    memory_bytes: Amount | None = None
+    peak_bytes: Amount | None = None
+    phases: dict[Name, Amount | None] | None = None
+
+
+class Event(Block):
+    """What happened after ``step`` steps."""
+
+    event: Name
+    step: Count
+    seconds: Amount | None = None
+    took_seconds: Amount | None = None
+
+
+class Validation(Event):
+    """Held-out figures."""
+
+    losses: dict[Level, Figure | None]
+    loss: Figure | None = None
+    distance: Figure | None = None
+
+
+class Skipped(Event):
+    """A step that was not taken."""
+
+    batch: Count
+    what: str
+    ids: list[int]
+
+
+class Rewind(Event):
+    """Steps that were taken back."""
+
+    from_step: Count
+    to_step: Count
+    batches: list[Count] = Field(min_length=1)
+    loss: Figure | None = None
+
+
+class Audit(Event):
+    """What was found of the noise schedule."""
+
+    line: str
+
+
+class Setting(Block):
+    """What autotune chose."""
+
+    threads: Count
+    channels_last: bool
+
+
+class Trial(Setting):
+    """A setting's seconds a step, and the interval of its ratio to the first one's."""
+
+    seconds: Amount | None = None
+    ratio: Amount | None = None
+    low: Amount | None = None
+    high: Amount | None = None
+
+
+class Planned(Block):
+    """What a memory budget cost."""
+
+    peak_bytes: Amount | None = None
+    extra_seconds: Signed | None = None
+
+
+class Autotune(Event):
+    """Choices made by measurement."""
+
+    setting: Setting | None = None
+    trials: list[Trial] | None = None
+    checkpointing: list[str] | None = None
+    planned: Planned | None = None
+
+
+EVENTS: dict[str, type[Event]] = {
+    "validation": Validation, "skipped": Skipped, "rewind": Rewind, "audit": Audit, "autotune": Autotune
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Run:
-    """``about``: run.json, empty where there is none yet; ``lines`` of steps and ``events``, both in order of time;
+    """``about``: run.json, None where there is none yet; ``lines`` of steps and ``events``, both in order of time;
     ``held``: a process is at work in the folder; ``has_model``: it has made its model."""
 
-    about: dict[str, Any]
+    about: About | None
     lines: list[dict[str, Any]]
     events: list[dict[str, Any]]
     held: bool
@@ -80,7 +227,7 @@ class Run:
     @property
     def train(self) -> dict[str, Any]:
         """The recipe's table of that name."""
-        return dict(self.about.get("recipe", {}).get("train", {}))
+        return {} if self.about is None else self.about.recipe.train.model_dump()
 
     @property
     def seconds(self) -> float:
@@ -128,32 +275,51 @@ def read(folder: Path) -> Run:
     """The run in ``folder``, finished or not.  Raises BadInput for a folder that holds none, or a broken one."""
     path = folder / log.NAME
     if not path.is_file():
-        raise BadInput(f"{folder} holds no run of training: no {log.NAME}; pass the --out of a hasten train")
-    lines = log.read(path)
-    about_path = folder / "run.json"
-    try:
-        about = json.loads(about_path.read_text(encoding="utf-8")) if about_path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{about_path} can't be read ({error}); restore it, or delete it to do without") from error
-    timed = [{**line, "seconds": line.get("seconds") or 0.0} for line in lines]
+        raise BadInput(plain(f"{folder} holds no run of training: no {log.NAME}; pass the --out of a hasten train"))
+    lines = _lines(path)
     return Run(
-        about if isinstance(about, dict) else {},
-        [line for line in timed if "event" not in line],
-        [line for line in timed if "event" in line],
+        _about(folder / "run.json"),
+        [line for line in lines if "event" not in line],
+        [line for line in lines if "event" in line],
         _held(folder),
         (folder / "model").is_dir(),
     )
 
 
+def _about(path: Path) -> About | None:
+    again = "restore it, or delete it to do without"
+    if not path.exists():
+        return None
+    what = f"{path} can't be read"
+    return checked(loaded(content(path, again), what, again), About, what, again)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """All lines by their types; the last one may be torn, by a kill in the middle, and is then left out."""
+    found = []
+    for number, each in enumerate(content(path, AGAIN).split(b"\n")[:-1], 1):
+        what = f"{path}, line {number}: no figures of a run"
+        value = loaded(each, what, AGAIN)
+        kind = value.get("event") if isinstance(value, dict) else None
+        model = EVENTS.get(kind, Event) if isinstance(kind, str) else Line
+        line = checked(value, model, what, AGAIN).model_dump()
+        found.append({**line, "seconds": line["seconds"] or 0.0})
+    if not found:
+        raise BadInput(plain(f"{path} is empty: the run ended before its first line; begin it again"))
+    return found
+
+
 def _held(folder: Path) -> bool:
     """Whether a process holds the folder; asks for a shared lock, and lets go of it at once."""
+    if not (folder / guard.LOCK).is_file():
+        return False
     try:
         with (folder / guard.LOCK).open(encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
+    except OSError:  # another person's
+        return False
     return False
 
 

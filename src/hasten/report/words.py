@@ -44,8 +44,13 @@ def seconds(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in powers of ten: 812 MB."""
+    """Bytes on disk or moved, in powers of ten: 812 MB."""
     return _scaled(value, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")))
+
+
+def memory(value: float | None) -> str:
+    """Bytes in memory, in powers of two as the terminal has them: 774 MiB."""
+    return _scaled(value, ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")))
 
 
 def parameters(value: float | None) -> str:
@@ -76,6 +81,16 @@ def times(value: float | None) -> str:
 def near_one(value: float | None) -> str:
     """A ratio that ought to be 1: 0.991, 1.012."""
     return MISSING if value is None else f"{value:.3f}"
+
+
+def adds(verdict: str, low: float | None, high: float | None) -> str:
+    """What it means that a plan without a technique is so many times slower."""
+    if verdict != "UNDECIDED" and low is not None and high is not None:
+        if low > 1:
+            return "helps: slower without it"
+        if high < 1:
+            return "costs speed: faster without it"
+    return "undecided: no difference seen"
 
 
 def decibel(value: float | None) -> str:

@@ -67,7 +67,7 @@ def test_says_what_came_out(full: str) -> None:
     assert "emoji32: 19.6× faster, no measurable loss" in text
     assert "95 % interval 19.1 to 20.2, 15 rounds" in text
     assert "A loss of 3.1 % or more would have been seen" in text
-    assert "Peak 812 MB before, 420 MB after" in text
+    assert "Peak 774 MiB before, 401 MiB after" in text
     assert "slower than OpenVINO here (0.71x)" in text
     assert "busy in 2 of 15 rounds" in text
     assert "CC BY-SA 4.0" in text
