@@ -44,6 +44,7 @@ def result() -> dict[str, Any]:
             "plan_hash": "00aa" * 16,
             "seconds_per_image": 0.4103,
             "peak_bytes": 812e6,
+            "weight_bytes": 15.1e6,
             "evaluations": 50,
         },
         "candidate": {
@@ -52,6 +53,7 @@ def result() -> dict[str, Any]:
             "plan_hash": "c0de" * 16,
             "seconds_per_image": 0.02093,
             "peak_bytes": 4.2e8,
+            "weight_bytes": 3.9e6,
             "evaluations": 8,
         },
         "speedup": {
@@ -89,9 +91,9 @@ def result() -> dict[str, Any]:
             "budget": 0.02,
         },
         "attribution": [
-            _part("sampler", "UniPC 8 steps", 6.1, 6.0, 6.3, "FASTER"),
-            _part("runtime", "OpenVINO float32, static shapes", 1.92, 1.87, 1.98, "FASTER"),
-            _part("quantize", "int8, calibrated on 64 states of all timesteps", 1.58, 1.52, 1.63, "FASTER"),
+            _part("sampler", "UniPC 8 steps", 6.1, 6.0, 6.3, "SLOWER"),
+            _part("runtime", "OpenVINO float32, static shapes", 1.92, 1.87, 1.98, "SLOWER"),
+            _part("quantize", "int8, calibrated on 64 states of all timesteps", 1.58, 1.52, 1.63, "SLOWER"),
         ],
         "candidates": candidates(),
         "refused": [
@@ -226,6 +228,62 @@ def samples(count: int = 64, shape: tuple[int, ...] = (3, 32, 32)) -> dict[str, 
         before[index] = np.where(inside, colours * np.cos(3 * axes[0]), 1.0)
     after = (before + rng.normal(0, 0.02, before.shape)).clip(-1, 1).astype(np.float32)
     return {"baseline": before, "candidate": after, "labels": np.arange(count) % 11}
+
+
+GPU = {
+    "name": "NVIDIA H200",
+    "memory_bytes": 150_109_880_320,
+    "capability": "9.0",
+    "cuda": "13.0",
+    "count": 2,
+}
+
+
+def profile() -> dict[str, Any]:
+    """profile.json with every part in it."""
+    kind = {"calls": 4, "seconds": 0.01, "share": 0.6, "flops": 2e9, "bytes": 1e7, "bound_seconds": 0.004}
+    module = {"calls": 1, "inclusive_seconds": 0.02, "exclusive_seconds": 0.01, "flops": 2e9, "bytes": 1e7}
+    operator = {"calls": 1, "inclusive_seconds": 0.02, "exclusive_seconds": 0.01, "flops": 1e9, "bytes": 1e7}
+    function = {"place": "a.py:1", "calls": 3, "inclusive_seconds": 0.1, "exclusive_seconds": 0.05}
+    return {
+        "command": "hasten profile folder", "created": "2026-11-23T15:00:00Z", "subject": "emoji32",
+        "label": "DDIM 50 steps", "train": False, "device": "cpu", "images": 16, "evaluations": 8, "parameters": 10,
+        "environment": result()["environment"], "headline": "61 % of the time is in convolutions",
+        "modules": {
+            "rows": [
+                {"name": "outside the network", "kind": "", "depth": 0, **module, "bound_seconds": 0.01},
+                {"name": "conv_in", "kind": "Conv2d", "depth": 1, **module, "bound_seconds": None},
+            ],
+            "kinds": [{"name": "Conv2d 3x3", **kind}, {"name": "other", **kind, "bound_seconds": None}],
+            "whole_seconds": 0.02, "residual_seconds": -0.001, "overhead": 1.03,
+        },
+        "engine": [{"name": "Convolution", "calls": 9, "seconds": 0.01, "share": 1.0}],
+        "ops": {
+            "rows": [{"name": "aten::conv2d", **operator, "bound_seconds": 0.004}], "plain_seconds": 0.02,
+            "overhead": 1.2,
+        },
+        "steps": {
+            "seconds": 0.1, "network_seconds": [0.03, 0.02, 0.02], "outside_seconds": 0.03, "plain_seconds": 0.1,
+            "first_seconds": 0.03, "steady_seconds": 0.02, "overhead": 1.01, "cold_seconds": 0.2,
+        },
+        "phases": {"seconds": {"forward": 0.1, "backward": 0.2, "update": 0.1}, "whole_seconds": 0.4, "overhead": 1.0},
+        "python": {
+            "plain_seconds": 0.1, "functions": [{"name": "sample", **function}], "functions_overhead": 1.3,
+            "lines": [{"function": "run", "place": "a.py:2", "code": "x = 1", "hits": 3, "seconds": 0.1}],
+            "lines_overhead": 2.0,
+        },
+        "memory": {
+            "peak_bytes": 3 * 2**20, "peak_seconds": 0.1, "peak_phase": "forward",
+            "holders": [{"owner": "weights", "operator": "aten::empty", "bytes": 2**20}],
+            "timeline": [[0.0, 1], [0.1, 3 * 2**20]], "phase_peaks": {"forward": 3 * 2**20},
+            "resident_peak_bytes": 2**30, "allocator_peak_bytes": None, "overhead": 2.0,
+        },
+        "damage": {
+            "levels": ["early", "late"], "least_db": 30.0,
+            "rows": [{"name": "conv_in", "share": 0.1, "decibels": [20.0, 50.0], "kept": True}],
+        },
+        "notes": ["a note"], "seconds": 3.0,
+    }  # fmt: skip
 
 
 def build(folder: Path, arrays: dict[str, np.ndarray] | None = None, **changes: Any) -> Path:

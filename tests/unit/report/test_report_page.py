@@ -18,6 +18,7 @@ import pytest
 
 from hasten.errors import BadInput
 from hasten.report import page
+from hasten.report.result import Result
 
 Folder = Callable[..., Path]
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\frac{ {{ 7*7 }} \x00\x07"
@@ -74,6 +75,8 @@ def test_says_what_came_out(full: str) -> None:
     assert "9f2c" * 16 in text
     assert "hasten demo" in text
     assert "seed 0" in text
+    assert "15.1 MB before, 3.90 MB after" in text
+    assert "helps: slower without it" in text
     assert "failed: no C++ compiler on this machine" in text
 
 
@@ -205,6 +208,63 @@ def test_a_bad_result_leaves_the_old_report(folder: Folder) -> None:
     with pytest.raises(BadInput, match="can't be read"):
         page.write(place)
     assert sorted(p.name for p in place.iterdir()) == ["report.html"]
+
+
+def test_no_plan_held_the_budget(folder: Folder) -> None:
+    found = read(folder({}, **SMALL, passed=False))
+    heads = re.findall(r"<(title|h1)>(.*?)</\1>", (page.write(folder({}, **SMALL, passed=False))).read_text())
+    assert heads == [(tag, "emoji32: no plan held the budget") for tag in ("title", "h1")]
+    assert "came nearest" in found.text
+
+
+def test_where_the_time_of_an_image_goes(folder: Folder) -> None:
+    """result.json has seconds of one evaluation of a batch; both sides are shown as seconds of an image."""
+    many = [{"name": f"op{i}", "calls": 1, "seconds": 0.01, "share": 1 / 13, "bound_seconds": 0.005} for i in range(13)]
+    part = [
+        {"name": "conv", "calls": 30, "seconds": 0.058, "share": 0.58, "bound_seconds": 0.029},
+        {"name": "norm", "calls": 9, "seconds": 0.0333, "share": 0.333, "bound_seconds": None},
+    ]
+    sides = {
+        "baseline": {"seconds_per_image": 0.41, "rows": many},
+        "candidate": {"seconds_per_image": 0.02, "rows": part},
+    }
+    shown = page.profiles(
+        Result.model_validate({**json.loads((folder() / "result.json").read_text()), "profile": sides})
+    )
+    for side, seconds in zip(shown, (0.41, 0.02), strict=True):
+        assert sum(bar["seconds"] for bar in side["rows"]) == pytest.approx(seconds)
+        assert sum(float(bar["share"].split()[0]) for bar in side["rows"]) == pytest.approx(100.0)
+    before, after = shown
+    assert before["rows"][-1]["name"] == "the rest (3 more)"
+    assert [(bar["name"], bar["share"]) for bar in after["rows"]] == [
+        ("conv", "58.0\u00a0%"), ("norm", "33.3\u00a0%"), ("the rest", "8.7\u00a0%"),
+    ]  # fmt: skip
+    assert after["rows"][0]["seconds"] == pytest.approx(0.58 * 0.02)
+    assert after["rows"][0]["over"] == pytest.approx(2.0)
+    text = read(folder({}, **SMALL, profile=sides)).text
+    assert "Where the time of an image goes" in text
+    assert "time per image" in text
+
+
+def test_a_graphics_processor(folder: Folder, example: Any) -> None:
+    environment = {**example.result()["environment"], "gpu": example.GPU}
+    text = read(folder({}, **SMALL, environment=environment)).text.replace("\u00a0", " ")
+    assert "NVIDIA H200, 140 GiB, CUDA 13.0, first of 2" in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "low", "high", "meaning"),
+    [
+        ("SLOWER", 1.2, 1.4, "helps: slower without it"),
+        ("FASTER", 0.8, 0.9, "costs speed: faster without it"),
+        ("UNDECIDED", 0.9, 1.1, "undecided: no difference seen"),
+    ],
+)
+def test_what_a_technique_s_verdict_means(folder: Folder, verdict: str, low: float, high: float, meaning: str) -> None:
+    part = {"technique": "layout", "ratio": (low + high) / 2, "low": low, "high": high, "verdict": verdict}
+    text = read(folder({}, **{**SMALL, "attribution": [part]})).text
+    assert meaning in text
+    assert f">{verdict.lower()}<" not in text
 
 
 def test_samples_that_cannot_be_used(folder: Folder) -> None:

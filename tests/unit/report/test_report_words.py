@@ -25,6 +25,7 @@ from hasten.report import words
         (words.seconds, 3e-5, "30.0 µs"),
         (words.seconds, None, "not measured"),
         (words.size, 812e6, "812 MB"),
+        (words.memory, 812e6, "774 MiB"),
         (words.size, 999.9e6, "1.00 GB"),
         (words.size, 4.2e9, "4.20 GB"),
         (words.parameters, 3.77e6, "3.77 M"),

@@ -1,6 +1,7 @@
 """A training run's page: what it says, of a run that is finished, killed, begun, endless or none at all."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hasten import cli
 from hasten.errors import BadInput
 from hasten.report import train_page, train_run
 from hasten.train.log import Figures, Log
@@ -24,11 +26,11 @@ MACHINE = {
 SETTING = {"threads": 2, "channels_last": True}
 
 
-def run(folder: Path, steps: int = 40, end: bool = True) -> Path:
-    """A run's folder with everything in it that can happen."""
+def run(folder: Path, steps: int = 40, end: bool = True, **sections: object) -> Path:
+    """A run's folder with everything in it that can happen; ``sections`` are more of its recipe."""
     folder.mkdir(parents=True)
     about = {
-        "recipe": RECIPE,
+        "recipe": {**RECIPE, "teacher": None, **sections},
         "environment": MACHINE,
         "parameters": 3_810_000,
         "command": "hasten train r.toml",
@@ -73,6 +75,62 @@ def test_what_a_finished_run_s_page_says(tmp_path) -> None:
     assert "data.path" not in page  # what is off is left out
     assert page.count("data:image/png") == 3
     assert "https://" not in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("train", ["run: finished after 40 steps", "train.batch_size"]),
+        ("train with a teacher", ["finished after 40 steps", "teacher.folder", "some/model"]),
+        ("killed", ["40 of 40 steps done, not running"]),
+        ("optimize", ["emoji32: 19.6× faster", "Where the time of an image goes"]),
+        ("profile", ["emoji32: DDIM 50 steps", "Peak 3.00 MiB of tensors", "1.00 GiB resident", "conv_in"]),
+    ],
+)
+def test_the_command_makes_the_page_of_every_kind_of_run(tmp_path, example, kind: str, said: list[str]) -> None:
+    folder = tmp_path / "run"
+    if kind == "optimize":
+        example.build(folder, {})
+    elif kind == "profile":
+        folder.mkdir()
+        (folder / "profile.json").write_text(json.dumps(example.profile()))
+    else:
+        run(folder, end=kind != "killed", **({"teacher": {"folder": "some/model"}} if "teacher" in kind else {}))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", str(folder)])
+    assert not ended.value.code
+    page = (folder / f"{'profile' if kind == 'profile' else 'report'}.html").read_text(encoding="utf-8")
+    for each in said:
+        assert each in page.replace("\u00a0", " "), each
+    assert ("teacher." in page) == ("teacher" in kind)
+
+
+def test_only_regular_pngs_are_shown(tmp_path) -> None:
+    folder = run(tmp_path / "run")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes((folder / "samples-0000010.png").read_bytes() + b"secret")
+    (folder / "samples-1.png").symlink_to(secret)
+    os.mkfifo(folder / "samples-2.png")
+    (folder / "samples-3.png").mkdir()
+    (folder / "samples-4.png").write_text("root:x:0:0:root")
+    with (folder / "samples-5.png").open("wb") as file:
+        file.write(train_page.PNG)
+        file.truncate(train_page.MOST_PICTURE_BYTES)
+    (folder / "samples-x.png").write_bytes(secret.read_bytes())
+    shown, left_out = train_page.grids(folder)
+    assert [each["step"] for each in shown] == [10, 20, 40]
+    assert left_out == 5
+    page = train_page.render(folder)
+    assert page.count("data:image/png") == 3
+    assert "5 files named as pictures left out" in page
+
+
+def test_names_are_shown_escaped(tmp_path) -> None:
+    folder = run(tmp_path / "a\nb\x1b[31m<b>", data={"name": "emo\x1bji\nx"})
+    page = train_page.render(folder)
+    assert "a\\nb\\x1b[31m&lt;b&gt;: finished" in page
+    assert "emo\\x1bji\\nx on cpu" in page
+    assert "\x1b" not in page
 
 
 def test_only_the_lowest_held_out_loss_is_the_best(tmp_path) -> None:
