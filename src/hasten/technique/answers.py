@@ -1,4 +1,4 @@
-"""What a network answers at several noise levels on fresh inputs: a prepared graph is known by it, and checked against it.
+"""What a network answers at several noise levels on fresh inputs: prepared graphs are known by it, and checked by it.
 
 Weights do not say what is done with them (a configuration, an activation, how the module is called), and a tracer
 follows one branch only.  Answers do.
