@@ -176,7 +176,7 @@ def _bars(rows: list[Row], whole: float | None) -> list[dict[str, Any]]:
     """Rows with their part of the ``whole`` seconds of an image, longest first; the last is what they leave of it."""
     counted = sum(max(row.seconds, 0.0) for row in rows)
     known = sum(row.share or 0.0 for row in rows)
-    counted /= known if 0 < known < 1 else 1.0  # shares may be of more than the rows
+    counted /= known if 0.01 < known < 1 else 1.0  # shares may be of more than the rows
     ordered = sorted(rows, key=lambda row: -row.seconds)
     kept, cut = ordered[:PROFILE_ROWS], ordered[PROFILE_ROWS:]
     shares = [max(row.seconds, 0.0) / counted for row in kept]
