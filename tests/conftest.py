@@ -15,11 +15,11 @@ import pytest
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Kernels that inductor kept from a run as another processor end this one in a segmentation fault.
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="hasten-inductor-")
-atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
 from hasten.environment import quiet
 
 quiet()
+atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
