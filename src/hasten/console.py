@@ -119,7 +119,10 @@ def clock(seconds: float) -> str:
 
 def summary(result: dict[str, Any], out: Path) -> str:
     """The run in a few lines of at most 80 columns; every figure from ``result``."""
-    sides = [(name, result[side]) for name, side in (("baseline", "baseline"), ("optimised", "candidate"))]
+    sides = [
+        (name, result[side])
+        for name, side in (("baseline", "baseline"), ("optimised" if result["passed"] else "lost", "candidate"))
+    ]
     width = max(len(", ".join(side["label"])) for _, side in sides)
     lines = [
         f"{name:<12}{', '.join(side['label']):<{width}}  {side['seconds_per_image']:.3g} s/image"
@@ -142,7 +145,8 @@ def summary(result: dict[str, Any], out: Path) -> str:
     for n, row in enumerate(result["refused"]):
         lines.append(f"{'refused' if n == 0 else '':<12}{row['label']}: {row['reason']}")
     lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]
-    lines.append(f"{'written':<12}{out}/{{report.html,result.json,plan.toml,artifact/}}")
+    saved = ",plan.toml,artifact/" if result["passed"] else ""
+    lines.append(f"{'written':<12}{out}/{{report.html,result.json{saved}}}")
     filled = [textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines[2:]]
     return "\n".join([*lines[:2], *filled])  # the first two stay side by side
 

@@ -6,6 +6,7 @@ make a verdict more likely than it should be.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -36,25 +37,34 @@ def judge(
 ) -> Quality:
     """The quality by these pairs and by as many more as make a loss of ``wanted`` detectable, time allowing.
 
-    ``samplers()`` builds baseline and candidate, only where more pairs are needed; ``cases(n)`` are n fresh cases;
-    ``stop()`` says when the time is up.
+    ``samplers()`` builds baseline and candidate, only where more pairs are needed; ``cases(n)`` are n fresh cases, the
+    first of them always the same; ``stop()`` says when the time is up, which the fewest pairs that quality can be
+    measured by don't wait for.
     """
-    judged = quality.compare(reference, baseline, candidate, budget=budget)
-    needed = quality.pairs_needed(judged, wanted) or 0
-    if len(baseline) >= needed or stop():
-        return judged
-    pair = samplers()
-    for case in _fresh(cases, needed - len(baseline)):
-        if stop() or judged.detectable is None or judged.detectable <= wanted:
-            break
-        say(f"{len(baseline)} pairs of about {needed} that are needed")
+    fresh = _fresh(cases)
+    pair: tuple[Sampler, Sampler] | None = None
+
+    def more() -> None:
+        nonlocal baseline, candidate, pair
+        pair = pair or samplers()
+        case = next(fresh)
         baseline, candidate = (
             quality.join([view, reference.view(sampler.sample(case))])
             for view, sampler in zip((baseline, candidate), pair, strict=True)
         )
+
+    while len(baseline) < quality.MIN_PAIRS:
+        say(f"{len(baseline)} pairs of {quality.MIN_PAIRS} that are needed at least")
+        more()
+    judged = quality.compare(reference, baseline, candidate, budget=budget)
+    needed = quality.pairs_needed(judged, wanted) or 0
+    while len(baseline) < needed and not stop() and judged.detectable is not None and judged.detectable > wanted:
+        say(f"{len(baseline)} pairs of about {needed} that are needed")
+        more()
         judged = quality.compare(reference, baseline, candidate, budget=budget)
     return judged
 
 
-def _fresh(cases: Callable[[int], Workload], images: int) -> Iterator[Case]:
-    yield from cases(-(-images // cases(1).images_per_case)).cases
+def _fresh(cases: Callable[[int], Workload]) -> Iterator[Case]:
+    for number in itertools.count():
+        yield cases(number + 1).cases[number]

@@ -41,12 +41,39 @@ class Confirmed:
     passed: bool
 
 
-def confirm(run: Run, finalists: list[Plan], reference: Reference, engines: list[Engine]) -> Confirmed:
+def confirm(run: Run, finalists: list[Plan], safe: Plan, reference: Reference, engines: list[Engine]) -> Confirmed:
     """All finalists against the baseline in the same rounds on fresh cases; the order among them was fixed before.
 
-    The winner is the first one without a measurable loss, else the first one within budget, else the last and safest
-    one, with ``passed`` False.
+    The winner is the first one without a measurable loss, else the first one within budget.  Where none is, ``safe``
+    is confirmed: an engine alone with the baseline's own steps.  Where that does not hold either, the one that loses
+    least is told of, with ``passed`` False.
     """
+    measured = _measure(run, finalists, reference, engines)
+    winner = _best(measured)
+    if winner is None and safe.techniques and safe not in finalists and not run.stopped():
+        run.warnings.append(
+            "no finalist held on fresh cases: the engine alone was confirmed, with the baseline's steps"
+        )
+        again = _measure(run, [safe], reference, engines)
+        winner = _best(again)
+        measured += again
+    if winner is not None:
+        return winner
+    if not measured:
+        raise HastenError(f"no finalist could be measured: {'; '.join(run.warnings)}")
+    run.warnings.append("no plan held the budget on fresh cases: nothing is saved but what was measured")
+    return replace(
+        min(measured, key=lambda each: math.inf if each.quality.worst is None else each.quality.worst), passed=False
+    )
+
+
+def _best(measured: list[Confirmed]) -> Confirmed | None:
+    """The first that held, those without a measurable loss first."""
+    return next((each for verdict in HELD for each in measured if held(each) and each.quality.verdict == verdict), None)
+
+
+def _measure(run: Run, finalists: list[Plan], reference: Reference, engines: list[Engine]) -> list[Confirmed]:
+    """Each finalist that could be sampled, in the order given."""
     run.say("confirm", "fresh cases")
     workload = run.workload(CONFIRM, ROUNDS)
     builders: dict[str, pair.Builder] = {"baseline": lambda: run.build(Plan())}
@@ -87,14 +114,7 @@ def confirm(run: Run, finalists: list[Plan], reference: Reference, engines: list
         )
         faster = comparison.verdict is Verdict.FASTER or run.goal in ("memory", "size")
         measured.append(Confirmed(plan, comparison, judged, passed=faster))
-    for verdict in HELD:
-        for confirmed in measured:
-            if held(confirmed) and confirmed.quality.verdict == verdict:
-                return confirmed
-    if not measured:
-        raise HastenError(f"no finalist could be measured: {'; '.join(run.warnings)}")
-    run.warnings.append("no finalist held on fresh cases: the safest one is shown, do not rely on it")
-    return replace(measured[-1], passed=False)
+    return measured
 
 
 def held(confirmed: Confirmed) -> bool:

@@ -6,6 +6,7 @@ Search and confirmation use different noise, and only what the confirmation meas
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -74,7 +75,11 @@ def optimize(
     returned.  The first Ctrl-C ends the search and verifies the best plan so far in the fewest rounds, the second one
     leaves; ``resume`` takes up the history of ``out`` again.
 
-    Raises BadInput for an ``out`` in use or finished and for data of another shape, HastenError when no plan held.
+    Where no plan held on fresh cases ``passed`` is False in what is returned: there is no plan, artifact or front then,
+    and no line in the history.
+
+    Raises BadInput for an ``out`` in use or finished and for data of another shape, HastenError when nothing could be
+    measured.
     """
     if goal not in GOALS:
         raise BadInput(f"goal {goal!r} is not known{did_you_mean(goal, GOALS)}")
@@ -117,9 +122,8 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
         return (held and late()) or (too_late() and any(trial.judged for trial in done))
 
     found = search(space, bench.evaluate, run.out / "history.jsonl", stop, run.budget)
-    on_front = trials.front(found, named)
-    trials.write_front(run.out / trials.FRONT, on_front, named)
-    confirmed = finals.confirm(run, trials.choose(space, found, named, run.budget), reference, tried)
+    finalists = trials.choose(space, found, named, run.budget)
+    confirmed = finals.confirm(run, finalists, engines.closest(kept).plan, reference, tried)
     attribution, noise_floor, log = finals.attribute(run, confirmed.plan)
     winner = next(e for e in kept if e.plan == confirmed.plan.without(Sampler.name)[0])
     converged = finals.drift_to_converged(run, confirmed, reference, tried)
@@ -128,6 +132,7 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
     run.say("save", "artifact and peak memory")
     candidate_rows = engines.profile_engine(run, confirmed.plan)
     observations = [*confirmed.comparison.observations, *log]
+    write_samples(run.out / "samples.npz", confirmed)
     folder = artifact.save(
         run.out / "artifact",
         source,
@@ -135,12 +140,16 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
         result.as_rows(observations),
         slim=run.size_matters and confirmed.plan.self_contained,
     )
-    plans.write(confirmed.plan, run.out / "plan.toml")
-    write_samples(run.out / "samples.npz", confirmed)
     peak_bytes = result.peak_memory(source, folder, run.images_per_case, run.warnings)
     if run.memory_bytes is not None and (peak_bytes["candidate"] or 0) > run.memory_bytes:
-        run.warnings.append(f"the peak is over --budget memory={run.memory_bytes / 1e6:.0f}MB once the plan is whole")
+        run.warnings.append(f"the peak is over the {run.memory_bytes / 1e6:.0f} MB allowed once the plan is whole")
         confirmed = replace(confirmed, passed=False)
+    on_front = trials.front(found, named) if confirmed.passed else []
+    trials.write_front(run.out / trials.FRONT, on_front, named)
+    if confirmed.passed:
+        plans.write(confirmed.plan, run.out / "plan.toml")
+    else:  # nothing that could be taken for a winner
+        shutil.rmtree(folder)
     made = result.write(
         run.out / "result.json",
         command=command,
@@ -171,7 +180,8 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
         interrupted=run.stopped(),
         warnings=run.warnings,
     )
-    record(run, confirmed, made)
+    if confirmed.passed:
+        record(run, confirmed, made)
     return made
 
 

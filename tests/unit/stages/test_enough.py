@@ -39,8 +39,10 @@ def against(tiny_folder: Path) -> Reference:
     return quality.reference(source.load(tiny_folder).build(), DIGITS, features=flat)
 
 
-def judge(against: Reference, samplers: tuple[Noisy, Noisy], wanted: float, late: bool = False) -> Quality:
-    case = draw((1, 8, 8), 1, 16, seed=9).cases[0]
+def judge(
+    against: Reference, samplers: tuple[Noisy, Noisy], wanted: float, late: bool = False, timed: int = 16
+) -> Quality:
+    case = draw((1, 8, 8), 1, timed, seed=9).cases[0]
     views = [against.view(Noisy(sampler.scale).sample(case)) for sampler in samplers]
     return enough.judge(
         against,
@@ -70,3 +72,9 @@ def test_pairs_are_added_until_the_wanted_loss_would_be_seen(against: Reference)
 
 def test_not_beyond_the_time(against: Reference) -> None:
     assert judge(against, (Noisy(0.0), Noisy(0.25)), wanted=1e-4, late=True).pairs == 16
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_the_fewest_pairs_are_sampled_in_any_case(against: Reference, late: bool) -> None:
+    """Twelve rounds of one image, as the goal of latency makes them, are too few to measure anything by."""
+    assert judge(against, (Noisy(0.0), Noisy(0.25)), wanted=1.0, late=late, timed=12).pairs == 12 + 16

@@ -6,9 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from hasten.stages.finals import _named, _orders, _share
+from hasten.measure import quality
+from hasten.stages import finals
+from hasten.stages.finals import Confirmed, _named, _orders, _share
+from hasten.technique.plan import Plan
 from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
+from hasten.technique.sampler import Sampler
 from hasten.technique.upsampling import Upsampling
 
 
@@ -39,3 +43,31 @@ def test_shares_multiply_to_the_whole_and_an_unmeasured_one_is_none() -> None:
     del comparisons[_named(frozenset("a"))]
     assert _share("a", orders, comparisons) is None
     assert _share("a", [], comparisons) is None
+
+
+@pytest.mark.parametrize(("verdicts", "wins", "passed"), [
+    ({10: quality.WITHIN, 20: quality.NO_LOSS}, 20, True),
+    ({10: quality.LOSS, 20: quality.WITHIN}, 20, True),
+    ({10: quality.LOSS, 20: quality.TOO_FEW, 50: quality.NO_LOSS}, 50, True),
+    ({10: quality.LOSS, 20: quality.LOSS, 50: quality.LOSS}, 20, False),
+])  # fmt: skip
+def test_where_no_finalist_holds_the_engine_alone_is_confirmed(
+    verdicts: dict[int, str], wins: int, passed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finalists of 10 and 20 steps; the engine alone, with the baseline's own steps, stands as 50."""
+    worst = {10: 0.3, 20: 0.1, 50: 0.2}
+    safe = Plan((Runtime(),))
+
+    def steps(plan: Plan) -> int:
+        return plan.find("sampler").steps if plan.find("sampler") else 50  # type: ignore[union-attr]
+
+    def measured(_run, plans, *_):
+        return [
+            Confirmed(plan, None, SimpleNamespace(verdict=verdicts[steps(plan)], worst=worst[steps(plan)]), True)
+            for plan in plans
+        ]
+
+    monkeypatch.setattr(finals, "_measure", measured)
+    run = SimpleNamespace(warnings=[], stopped=lambda: False)
+    found = finals.confirm(run, [safe.plus(Sampler("ddim", n, "uniform")) for n in (10, 20)], safe, None, [])
+    assert (steps(found.plan), found.passed) == (wins, passed)
