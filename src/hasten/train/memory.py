@@ -1,13 +1,14 @@
 """Gradient checkpointing: blocks of a network that keep their input alone and run again in the backward pass.
 
 Chen et al. 2016, arXiv:1604.06174.  Which blocks there are is found by structure, so that any module will do; dropout
-draws the same numbers the second time.
+draws the same numbers the second time, and buffers (of BatchNorm, say) change the first time alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,14 +50,17 @@ def checkpoint_(module: torch.nn.Module, names: Collection[str]) -> None:
         if outer:
             raise BadInput(f"checkpointing: {name} lies in {outer[0]}; name one of them")
     for name in names:
-        parts[name].forward = _again(parts[name].forward)
+        parts[name].forward = _again(parts[name])
 
 
-def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _again(block: torch.nn.Module) -> Callable[..., Any]:
+    forward = block.forward
+    contexts = partial(_with_buffers, block) if any(True for _ in block.buffers()) else _as_before
+
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=_as_before, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return checkpointed
 
@@ -64,6 +68,32 @@ def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _as_before() -> tuple[AbstractContextManager[None], TorchFunctionMode]:
     """The contexts of the forward pass and of its repetition: autocast comes back by itself, this has to be named."""
     return nullcontext(), WideAttention()
+
+
+def _with_buffers(block: torch.nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The same for a block with buffers: its repetition has them as they were before the forward pass, and whatever it
+    does to them is dropped."""
+    before: list[tuple[torch.nn.Module, str, torch.Tensor]] = []
+
+    @contextmanager
+    def first() -> Iterator[None]:
+        for part in block.modules():  # all: batch_norm changes its buffers without telling their versions
+            before.extend((part, name, value.clone()) for name, value in part.named_buffers(recurse=False))
+        yield
+
+    @contextmanager
+    def repeated() -> Iterator[None]:
+        now = [part._buffers.get(name) for part, name, _ in before]
+        for part, name, value in before:
+            part._buffers[name] = value.clone()
+        try:
+            with WideAttention():
+                yield
+        finally:
+            for (part, name, _), kept in zip(before, now, strict=True):
+                part._buffers[name] = kept
+
+    return first(), repeated()
 
 
 def _layers(part: torch.nn.Module) -> int:

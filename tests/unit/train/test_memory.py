@@ -218,3 +218,38 @@ def test_nothing_is_recomputed_where_all_fits_and_what_can_t_fit_is_said() -> No
     assert planner.choose(found, 0, 1000).names == ()
     with pytest.raises(BadInput, match=r"a step takes 0\.0 MiB at least, with every block recomputed; raise train.mem"):
         planner.choose(found, 0, 20)
+
+
+class Counted(torch.nn.Module):
+    """BatchNorm, and a buffer of its own that is read, changed in place, and another that is replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 8)
+        self.register_buffer("scale", torch.ones(8))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.b(self.norm(self.a(x)) * self.scale.clone())
+        self.scale.mul_(0.5)
+        self.calls = self.calls + 1
+        return x
+
+
+def test_buffers_change_once_whatever_runs_again() -> None:
+    made = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(Counted(), Counted())
+        if again:
+            memory.checkpoint_(module, ["0", "1"])
+        for step in range(10):
+            x = torch.randn(4, 8, generator=torch.Generator().manual_seed(step), requires_grad=True)
+            module(x).square().mean().backward()
+        made.append(module)
+    plain, repeated = made
+    assert repeated[0].norm.num_batches_tracked == 10
+    for (name, ours), theirs in zip(repeated.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+    for (name, ours), theirs in zip(repeated.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
