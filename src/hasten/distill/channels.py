@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 
 from hasten.errors import BadInput
 
@@ -106,6 +107,14 @@ class Streams:
                 skips.append(stream)
         return stream
 
+    def _resampler(self, name: str, block: Any, reads: tuple[int, ...]) -> tuple[int, ...]:
+        """The stream that a convolution writes, or a residual block where the configuration has ``resnet``."""
+        if isinstance(block, ResnetBlock2D):
+            return self._resnet(name, block, reads)
+        writes = self._stream(block.conv.out_channels)
+        self._layer(f"{name}.conv", reads, writes)
+        return writes
+
     def _walk(self) -> None:
         network, skips = self.network, []
         stream = self._stream(network.conv_in.out_channels)
@@ -114,8 +123,7 @@ class Streams:
         for number, block in enumerate(network.down_blocks):
             stream = self._layers(f"down_blocks.{number}", block, stream, skips, up=False)
             for down in block.downsamplers or ():
-                reads, stream = stream, self._stream(down.conv.out_channels)
-                self._layer(f"down_blocks.{number}.downsamplers.0.conv", reads, stream)
+                stream = self._resampler(f"down_blocks.{number}.downsamplers.0", down, stream)
                 skips.append(stream)
         if network.mid_block is not None:
             middle = network.mid_block
@@ -127,8 +135,7 @@ class Streams:
         for number, block in enumerate(network.up_blocks):
             stream = self._layers(f"up_blocks.{number}", block, stream, skips, up=True)
             for up in block.upsamplers or ():
-                reads, stream = stream, self._stream(up.conv.out_channels)
-                self._layer(f"up_blocks.{number}.upsamplers.0.conv", reads, stream)
+                stream = self._resampler(f"up_blocks.{number}.upsamplers.0", up, stream)
         self._norm("conv_norm_out", stream)
         self._layer("conv_out", stream, ())
 
@@ -192,6 +199,12 @@ def pruned(network: UNet2DModel, config: dict[str, Any], scores: Scores, times: 
         raise BadInput(f"the student's {differing[0]} is not the teacher's; only channels and heads can be pruned")
     made = UNet2DModel(**{key: value for key, value in {**old, **config}.items() if not key.startswith("_")})
     streams, wanted = Streams(network), Streams(made)
+    if streams.tensors.keys() != wanted.tensors.keys():  # neighbours of one width need no conv_shortcut
+        raise BadInput(
+            f"block_out_channels {_plain(old['block_out_channels'])} would become "
+            f"{_plain(config['block_out_channels'])}, where equal neighbours make another network (channels go in whole "
+            f"multiples of norm_num_groups = {old['norm_num_groups']}); keep more channels"
+        )
     kept = []
     for number, width in enumerate(streams.widths):
         importance, few = streams.importance(number, scores), wanted.widths[number]

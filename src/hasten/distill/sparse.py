@@ -7,8 +7,11 @@ them faster, is measured (:func:`speeds`), and mostly it does not.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +19,7 @@ import torch
 from safetensors.torch import save
 
 from hasten.errors import BadInput
+from hasten.files import umask, why
 from hasten.measure import pair
 from hasten.measure.stats import FEWEST_ROUNDS
 from hasten.model import source as sources
@@ -73,8 +77,25 @@ def prune(source: Source, sparsity: float | None, pattern: Pattern, out: Path) -
     zero = 1.0 - sum(int(mask.sum()) for mask in kept.values()) / sum(mask.numel() for mask in kept.values())
     spec = read_folder(source.folder)
     told = {"from": source.name, "weights": source.weight_hash, "pattern": pattern, "zero": round(zero, 4)}
-    save_folder(out, dict(spec.network_config), weights, spec.scheduler, {**spec.extra, "pruned": told})
+    with whole(out) as folder:
+        save_folder(folder, dict(spec.network_config), weights, spec.scheduler, {**spec.extra, "pruned": told})
     return {"zero": zero, "compressed": (before, _compressed(weights))}
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A folder beside ``out``, which is not there yet, that takes its place when the block ends well; else it goes."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as error:
+        raise BadInput(f"{out.parent} can't be written to ({why(error)}); choose another folder") from error
+    try:
+        yield folder
+        folder.chmod(0o777 & ~umask())
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def speeds(dense: Source, folder: Path, say: Callable[[str], None]) -> dict[str, pair.Comparison]:

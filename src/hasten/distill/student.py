@@ -7,7 +7,6 @@ a time.  So a student begins as its teacher, pruned, and recovery and distillati
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from hasten.data import loader
 from hasten.data.array import Data
 from hasten.distill import blocks, sparse
 from hasten.distill.channels import Scores, Taylor, magnitude, pruned, smaller
+from hasten.distill.sparse import whole
 from hasten.errors import BadInput
 from hasten.files import write_text
 from hasten.measure.damage import LEVELS, decibel
@@ -118,7 +118,8 @@ def _save(source: Source, made: UNet2DModel, told: dict[str, Any], out: Path) ->
     assert source.folder is not None
     spec = read_folder(source.folder)
     extra = {**spec.extra, "pruned": {"from": source.name, "weights": source.weight_hash, **told}}
-    save_folder(out, json.loads(made.to_json_string()), made.state_dict(), spec.scheduler, extra, torch.float32)
+    with whole(out) as folder:
+        save_folder(folder, json.loads(made.to_json_string()), made.state_dict(), spec.scheduler, extra, torch.float32)
 
 
 def taylor(source: Source, network: torch.nn.Module, data: Data) -> Taylor:
@@ -166,17 +167,30 @@ def distill(
         if not resume:
             raise BadInput(f"{out} holds a run; use --resume or another --out")
     else:
+        state.check_place(out, False)
         folder = Path(student)
         if not folder.is_dir():
-            folder = out / "student"
-            if not (folder / "model_index.json").exists():  # a run that was stopped after this has it
-                shutil.rmtree(folder, ignore_errors=True)
-                size, channels = source.shape[-1], source.shape[0]
-                prune(source, asked(student), "taylor", loader.by_name(data, size, channels=channels), folder)
+            folder, share = out / "student", asked(student)
+            if not _is_begun(source, folder):  # a run that was stopped after this has it
+                channels, *size = source.shape
+                prune(source, share, "taylor", loader.by_name(data, (size[0], size[1]), channels=channels), folder)
         learnt = {"features": list(features), "feature_weight": FEATURE_WEIGHT} if features else {}
         made = recipe_of(source, folder, data, seconds, seed, batch_size, {"cached": cached, **learnt})
         write_text(path, tomli_w.dumps(made.model_dump(exclude_defaults=True)))
     return loop.train(recipe.read(path), out, any(out.glob(state.PATTERN)), progress, warn)
+
+
+def _is_begun(source: Source, folder: Path) -> bool:
+    """Whether ``folder`` holds ``source``, pruned.  Raises BadInput where something else is there."""
+    if not folder.exists() and not folder.is_symlink():
+        return False
+    try:
+        pruned_from = read_folder(folder).extra.get("pruned", {}).get("weights")
+    except BadInput:
+        pruned_from = None
+    if pruned_from != source.weight_hash:
+        raise BadInput(f"{folder} is there and is no student of {source.name}; move it away, or use another --out")
+    return True
 
 
 def recipe_of(
@@ -251,7 +265,13 @@ def _config(network: UNet2DModel, share: float | Path) -> dict[str, Any]:
     if isinstance(share, float):
         if not 0.0 < share < 1.0:
             raise BadInput(f"channels = {share:g} is out of range; over 0, under 1")
-        return smaller(own, share)
+        config = smaller(own, share)
+        if config["block_out_channels"] == list(own["block_out_channels"]):
+            raise BadInput(
+                f"channels = {share:g} keeps all of block_out_channels {list(own['block_out_channels'])}: they go in "
+                f"whole multiples of norm_num_groups = {own['norm_num_groups']}; lower it, or remove blocks (--blocks)"
+            )
+        return config
     values = parse_object(share.read_bytes(), share)
     own = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
     return checked(UNet2D, {**own, **{k: v for k, v in values.items() if not k.startswith("_")}}, share).model_dump()

@@ -42,6 +42,8 @@ VARIANTS = [
     {"attention_head_dim": None},
     {"mid_block_type": None},
     {"block_out_channels": (16, 16, 16), "norm_num_groups": 8},
+    {"downsample_type": "resnet"},
+    {"upsample_type": "resnet"},
 ]
 
 
@@ -156,3 +158,9 @@ def test_the_fitted_time_embedding_stays_small(share: float) -> None:
     teacher = sources.load(bundled.folder()).module().float()
     made = pruned(teacher, smaller(dict(teacher.config), share), magnitude(teacher), TIMES)
     assert made.time_embedding.linear_1.weight.abs().max() < 1000 * teacher.time_embedding.linear_1.weight.abs().max()
+
+
+def test_neighbours_that_would_become_alike_are_refused() -> None:
+    teacher = network(norm_num_groups=16)
+    with pytest.raises(BadInput, match="norm_num_groups = 16"):
+        pruned(teacher, smaller(dict(teacher.config), 0.5), magnitude(teacher), TIMES)

@@ -10,7 +10,7 @@ from diffusers import DDIMPipeline, UNet2DModel
 
 from hasten.cli import cli
 from hasten.data import digits
-from hasten.distill import student
+from hasten.distill import sparse, student
 from hasten.errors import BadInput
 from hasten.model import source as sources
 from hasten.train import log, loop, recipe, rehearsal
@@ -128,3 +128,32 @@ def test_from_the_command_line(teacher, tmp_path) -> None:
     refused = CliRunner().invoke(cli, [*arguments[:4], "--out", str(tmp_path / "other")])
     assert isinstance(refused.exception, BadInput)
     assert "importance by taylor needs data" in str(refused.exception)
+
+
+def test_a_pruning_that_fails_leaves_nothing(teacher, tmp_path, monkeypatch) -> None:
+    def fail(*_arguments, **_options):
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hasten.model.folder.write_bytes", fail)
+        with pytest.raises(OSError, match="no room"):
+            student.prune(teacher, 0.5, "magnitude", None, tmp_path / "pruned")
+        with pytest.raises(OSError, match="no room"):
+            sparse.prune(teacher, 0.5, "global", tmp_path / "pruned")
+    assert list(tmp_path.iterdir()) == []
+    student.prune(teacher, 0.5, "magnitude", None, tmp_path / "pruned")
+    sources.load(tmp_path / "pruned")
+
+
+def test_a_share_that_prunes_nothing_names_the_groups(teacher, tmp_path) -> None:
+    with pytest.raises(BadInput, match="norm_num_groups = 8"):
+        student.prune(teacher, 0.99, "magnitude", None, tmp_path / "pruned")
+
+
+def test_what_is_no_student_of_ours_is_not_removed(teacher, tmp_path) -> None:
+    kept = tmp_path / "student" / "checkpoint-0000010.safetensors"
+    kept.parent.mkdir()
+    kept.write_bytes(b"an earlier run")
+    with pytest.raises(BadInput, match="no student of"):
+        student.distill(teacher, "channels=0.5", "digits", 60.0, tmp_path)
+    assert kept.read_bytes() == b"an earlier run"
