@@ -49,7 +49,7 @@ class _Bucket:
 
 def load(
     path: Path | str,
-    size: int = 32,
+    size: int | tuple[int, int] = 32,
     channels: int = 3,
     skip_bad: bool = False,
     *,
@@ -57,9 +57,10 @@ def load(
     multiple: int = 8,
     progress: Progress | None = None,
 ) -> Data:
-    """The pictures under ``path`` as uint8 (n, channels, size, size), in the order of their paths.
+    """The pictures under ``path`` as uint8 (n, channels, height, width), in the order of their paths.
 
-    Each is turned as its EXIF says, laid on white, cut to its central square and resized (Lanczos).  ``channels``: 3 or
+    Each is turned as its EXIF says, laid on white, cut to its middle and resized (Lanczos).  ``size``: of squares, or
+    (height, width).  ``channels``: 3 or
     1 (grey).  The first animation frame or page counts.  With ``buckets``, pictures are instead cut to the nearest of a
     few shapes of about size * size pixels (:func:`shapes`), and ``Data.buckets`` has the data of each.  The result is
     cached until a name, size or time changes; ``progress(done, files)`` is told of the decoding.
@@ -67,6 +68,9 @@ def load(
     can't be read; with ``skip_bad`` only when more than a tenth can't.  ``Data.notes`` counts what was converted.
     """
     root = Path(path)
+    high, wide = (size, size) if isinstance(size, int) else size
+    if buckets and high != wide:
+        raise BadInput(f"folder {root}: buckets are made around a square, {high}x{wide} was asked for; drop buckets")
     if channels not in picture.MODES:
         raise BadInput(f"folder {root}: channels = {channels} is not possible; use 3 (RGB) or 1 (grey)")
     if not root.is_dir():
@@ -81,9 +85,9 @@ def load(
     small = sum(file_bytes for _, file_bytes, _ in files) < SMALL_BYTES * len(files)
     threads = 1 if small else os.cpu_count() or 1
 
-    wanted = {(size, size): paths}
+    wanted = {(high, wide): paths}
     if buckets:
-        key, wanted = f"{key}-{size}-{multiple}", _by_shape(root, key, paths, shapes(size, multiple), threads)
+        key, wanted = f"{key}-{high}-{multiple}", _by_shape(root, key, paths, shapes(high, multiple), threads)
     read, done = [], 0
     for (high, wide), names in wanted.items():
         tell = None if progress is None else (lambda n, before=done: progress(before + n, len(paths)))
@@ -126,17 +130,28 @@ def _pictures(root: Path) -> Iterator[tuple[str, int, int]]:
         except OSError as error:
             raise BadInput(f"{root / prefix} can't be listed ({error.strerror}); check the folder") from error
         for entry in entries:
-            is_folder = entry.is_dir()
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself
+                is_folder = False
             if not is_folder and not entry.name.lower().endswith(SUFFIXES):
                 continue
             is_link = entry.is_symlink()
-            if is_link and not Path(entry.path).resolve().is_relative_to(inside):
+            if is_link and not _resolved(entry.path).is_relative_to(inside):
                 raise BadInput(f"{entry.path} is a link that leads out of {root}; copy the pictures there instead")
             if not is_folder:
                 status = entry.stat(follow_symlinks=is_link and Path(entry.path).exists())
                 yield prefix + entry.name, status.st_size, status.st_mtime_ns
             elif not is_link:
                 folders.append(f"{prefix}{entry.name}/")
+
+
+def _resolved(path: str) -> Path:
+    """Where a link leads; of one that leads to itself, where it lies."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError):
+        return Path(path).parent.resolve()
 
 
 def _by_shape(

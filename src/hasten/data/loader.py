@@ -34,7 +34,7 @@ AUGMENTED = 0xA06  # sets the augmentation's random numbers apart from those of 
 
 def by_name(
     name: str,
-    size: int,
+    size: int | tuple[int, int],
     path: Path | str | None = None,
     channels: int = 3,
     skip_bad: bool = False,
@@ -45,17 +45,20 @@ def by_name(
 ) -> Data:
     """Data at ``size`` pixels: ``emoji``, ``digits``, ``folder`` (at ``path``), or a folder's own path as the name.
 
-    ``channels``, ``skip_bad``, ``buckets`` and ``multiple`` are for folders.  ``progress(done, total)`` is called while
+    ``size``: of squares, or (height, width), which only folders have.  ``channels``, ``skip_bad``, ``buckets`` and ``multiple`` are for folders.  ``progress(done, total)`` is called while
     pictures are decoded.  Raises BadInput for a name that is none of these.
     """
-    if name == "emoji":
-        from hasten.data import emoji
+    if name in ("emoji", "digits"):
+        high, wide = (size, size) if isinstance(size, int) else size
+        if high != wide:
+            raise BadInput(f"{name} are squares, {high}x{wide} was asked for; use a folder of pictures")
+        if name == "emoji":
+            from hasten.data import emoji
 
-        return emoji.load(size, progress)
-    if name == "digits":
+            return emoji.load(high, progress)
         from hasten.data import digits
 
-        return digits.load(size)
+        return digits.load(high)
     if name == "folder" and path is None:
         raise BadInput("data = 'folder' needs a path; add it")
     where = Path(name if path is None else path)

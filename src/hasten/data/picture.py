@@ -14,17 +14,29 @@ from pathlib import Path
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MODES = {3: "RGB", 1: "L"}
 ORIENTATION = 0x0112
+MOST_TEXT = 1 << 26  # bytes of a PNG's texts, unpacked: workflows of several MB are kept there, Pillow takes one
 ON_ITS_SIDE = range(5, 9)  # orientations that swap width and height
 
 
 @contextmanager
 def strict() -> Iterator[None]:
-    """Around all reading, for the filters of warnings are the whole process's: decompression bombs raise."""
+    """Around all reading, for these are the whole process's: decompression bombs raise, and a PNG may say much."""
+    before = PngImagePlugin.MAX_TEXT_CHUNK
+    PngImagePlugin.MAX_TEXT_CHUNK = max(before, MOST_TEXT)
+    try:
+        with _warnings():
+            yield
+    finally:
+        PngImagePlugin.MAX_TEXT_CHUNK = before
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on metadata; what can't be decoded raises
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -64,14 +76,36 @@ def read(path: Path, shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], li
         return f"more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, a decompression bomb"
     except Exception as error:  # decoders fail on damaged files in any way there is
         return f"damaged ({str(error) or type(error).__name__})"
+    try:
+        converted = _converted(image, how)
+    except Exception as error:  # a mode that Pillow itself can't convert
+        return f"{image.mode} pixels that can't be converted ({str(error) or type(error).__name__})"
+    if isinstance(converted, str):
+        return converted
+    image = converted.convert(MODES[channels])
+    wide = max(1, min(image.width, round(image.height * width / height)))
+    high = max(1, min(image.height, round(image.width * height / width)))
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    middle = image.crop((left, top, left + wide, top + high))  # resize(box=...) would let its surroundings bleed in
+    image = middle.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1), how
+
+
+def _converted(image: Image.Image, how: list[str]) -> Image.Image | str:
+    """A picture of a kind that Pillow makes RGB or grey as it is seen, and in ``how`` what was done; or what is wrong.
+
+    Whole numbers of 32 bits that are no 16-bit values are spread from black to white by the picture's own range.
+    """
     if image.mode == "F":
         return "floating-point pixels, whose range is not known"
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)  # Pillow's own conversion clips at 255
-        if values.min() < 0 or values.max() > 65535:
-            return "32-bit pixels, whose range is not known"
+        low, high = int(values.min()), int(values.max())
+        deep = low < 0 or high > 65535
+        if deep:
+            values = (values - low) * 65535 // (high - low or 1)
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-        how.append("16-bit")
+        how.append("32-bit" if deep else "16-bit")
     if image.mode in ("P", "1"):
         how.append("palette")
     if image.has_transparency_data:
@@ -80,10 +114,7 @@ def read(path: Path, shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], li
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         how.append(image.mode)
-    image = image.convert(MODES[channels])
-    wide = max(1, min(image.width, round(image.height * width / height)))
-    high = max(1, min(image.height, round(image.width * height / width)))
-    left, top = (image.width - wide) // 2, (image.height - high) // 2
-    middle = image.crop((left, top, left + wide, top + high))  # resize(box=...) would let its surroundings bleed in
-    image = middle.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1), how
+    if image.mode == "LAB":  # which Pillow's convert does not know
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image
+    return image

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from hasten.data import folder, picture
 from hasten.errors import BadInput
@@ -102,6 +102,47 @@ def test_sixteen_bits_keep_their_scale(root) -> None:
     sample, notes = only(root, "cat/deep.png")
     assert set(sample.ravel().tolist()) == {0x80}  # Pillow alone would clip it to 255
     assert "(1 16-bit)" in notes[0]
+
+
+def test_thirty_two_bits_are_spread_by_their_own_range(root) -> None:
+    values = np.full((8, 8), -1000, dtype=np.int32)
+    values[:, 4:] = 2_000_000_000
+    Image.fromarray(values).save(root / "cat" / "deep.tiff")
+    sample, notes = only(root, "cat/deep.tiff")
+    assert sample[0, 0].tolist() == [0] * 4 + [255] * 4
+    assert "(1 32-bit)" in notes[0]
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_lab(root, channels: int) -> None:
+    lab = ImageCms.profileToProfile(
+        Image.new("RGB", (8, 8), GREEN), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    lab.save(root / "cat" / "lab.tiff")
+    sample, notes = only(root, "cat/lab.tiff", channels=channels)
+    wanted = np.asarray(GREEN if channels == 3 else [150])
+    assert np.abs(sample[:, 0, 0].astype(int) - wanted).max() <= 16
+    assert "(1 LAB)" in notes[0]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_png_with_a_long_text(root, packed: bool) -> None:
+    about = PngImagePlugin.PngInfo()
+    about.add_text("workflow", "node " * 1_000_000, zip=packed)
+    Image.new("RGB", (8, 8), GREEN).save(root / "cat" / "made.png", pnginfo=about)
+    before = PngImagePlugin.MAX_TEXT_CHUNK
+    assert only(root, "cat/made.png")[0][:, 0, 0].tolist() == list(GREEN)
+    assert before == PngImagePlugin.MAX_TEXT_CHUNK
+    assert len(folder.load(root, 8, buckets=True).buckets) == 1
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_pictures_that_are_no_squares(root, channels: int) -> None:
+    assert folder.load(root, (16, 32), channels).samples.shape == (12, channels, 16, 32)
+    assert folder.load(root, (32, 16), channels).samples.shape == (12, channels, 32, 16)
+    assert folder.load(root, 16, channels).samples.shape == (12, channels, 16, 16)
+    with pytest.raises(BadInput, match="16x32 was asked for; drop buckets"):
+        folder.load(root, (16, 32), buckets=True)
 
 
 def test_palette_and_one_bit(root) -> None:
@@ -222,6 +263,15 @@ def test_links_out_of_the_folder_are_refused(root, tmp_path, kind: str) -> None:
     target = {"file": outside / "x.png", "folder": outside, "dangling": tmp_path / "nowhere.png"}[kind]
     (root / "cat" / "link.png").symlink_to(target)
     with pytest.raises(BadInput, match=r"link\.png is a link that leads out of"):
+        folder.load(root, 8)
+
+
+def test_links_to_themselves_do_not_hang(root) -> None:
+    (root / "cat" / "up").symlink_to("..")
+    (root / "loop").symlink_to("loop")
+    assert folder.load(root, 8).samples.shape == (12, 3, 8, 8)
+    (root / "cat" / "self.png").symlink_to("self.png")
+    with pytest.raises(BadInput, match=r"self\.png: not a regular file"):
         folder.load(root, 8)
 
 
