@@ -45,8 +45,9 @@ def by_name(
 ) -> Data:
     """Data at ``size`` pixels: ``emoji``, ``digits``, ``folder`` (at ``path``), or a folder's own path as the name.
 
-    ``size``: of squares, or (height, width), which only folders have.  ``channels``, ``skip_bad``, ``buckets`` and ``multiple`` are for folders.  ``progress(done, total)`` is called while
-    pictures are decoded.  Raises BadInput for a name that is none of these.
+    ``size``: of squares, or (height, width), which only folders have.  ``channels``, ``skip_bad``, ``buckets`` and
+    ``multiple`` are for folders.  ``progress(done, total)`` is called while pictures are decoded.
+    Raises BadInput for a name that is none of these.
     """
     if name in ("emoji", "digits"):
         high, wide = (size, size) if isinstance(size, int) else size

@@ -202,8 +202,8 @@ def pruned(network: UNet2DModel, config: dict[str, Any], scores: Scores, times: 
     if streams.tensors.keys() != wanted.tensors.keys():  # neighbours of one width need no conv_shortcut
         raise BadInput(
             f"block_out_channels {_plain(old['block_out_channels'])} would become "
-            f"{_plain(config['block_out_channels'])}, where equal neighbours make another network (channels go in whole "
-            f"multiples of norm_num_groups = {old['norm_num_groups']}); keep more channels"
+            f"{_plain(config['block_out_channels'])}, where equal neighbours make another network (channels go in "
+            f"whole multiples of norm_num_groups = {old['norm_num_groups']}); keep more channels"
         )
     kept = []
     for number, width in enumerate(streams.widths):

@@ -31,6 +31,7 @@ from hasten.model.source import Source
 from hasten.model.weights import parse_object
 from hasten.technique.precision import Precision
 from hasten.train import loop, recipe, rehearsal, state
+from hasten.train.network import labelled
 from hasten.train.objective import Objective
 from hasten.train.recipe import Recipe
 
@@ -58,7 +59,7 @@ def prune(source: Source, share: float | Path, importance: Importance, data: Dat
     if importance == "taylor":
         if data is None:
             raise BadInput("importance by taylor needs data; give it, or use importance by magnitude")
-        scores = taylor(source, network, data)
+        scores = taylor(source, network, labelled(data, source))
     told = torch.from_numpy(np.asarray(source.schedule.network_time(np.linspace(1e-3, 1.0, 2000)))).float()
     _save(source, pruned(network, config, scores, told), {"importance": importance}, out)
     return config
@@ -73,7 +74,7 @@ def drop_blocks(
 
     Raises BadInput for a source that is no diffusers folder, and when so many can't go.
     """
-    network = _network(source, out)
+    network, data = _network(source, out), labelled(data, source)
     ids, rng = data.ids(held_out=False), torch.Generator().manual_seed(0)
     chosen = ids[torch.randperm(len(ids), generator=rng)[:STATES].numpy()]
     clean, labels = (torch.from_numpy(part) for part in data.take(chosen))

@@ -41,6 +41,7 @@ from hasten.train.validate import Validator
 
 MOST_REWINDS = 3  # before a step: what comes back each time is no bad batch
 SETTLED = 10  # steps between a checkpoint that is gone back to and the leap: what made it may have begun before
+AGAIN = "nothing is lost, give the same command again"
 Progress = Callable[[Shown], None]
 
 
@@ -72,14 +73,18 @@ def train(
     check_device(options.device)
     state.check_place(out, resume)
     decode = None
-    if data is None:
-        data, decode = runs.dataset(recipe)
-    for note in data.notes:
-        warn(note)
-    batches = runs.loader(recipe, data)
+    try:
+        if data is None:
+            data, decode = runs.dataset(recipe, source=source)
+        for note in data.notes:
+            warn(note)
+        source = network.source_of(recipe, data, source)
+        data = network.labelled(data, source)
+        batches = runs.loader(recipe, data)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"stopped before the first step; {AGAIN}") from interrupt
     for note in batches.notes:
         warn(note)
-    source = network.source_of(recipe, data, source)
     told = recipe.model_dump()
     fingerprint = runs.fingerprint(recipe, data, source)
 
@@ -94,7 +99,7 @@ def train(
         run = runs.prepare(recipe, data, decode, source, choices, saved)
         now = run.state
         guard.check_room(out, state.needed_bytes(now, out), "checkpoints and the model")
-        with _log(run, out, saved is not None) as log:
+        with _log(run, out, saved is not None) as log, _interrupted(run, out):
             validator = None
             if options.validate_every is not None:
                 validator = Validator(source, data, options.validate_samples, options.seed)
@@ -103,6 +108,10 @@ def train(
             in_a_row = 0
             with batches.from_(now.batch) as drawn:
                 while now.step < options.steps:
+                    if stop_asked():  # since the last step, or in one that was left out
+                        log.flush()
+                        state.save(now, out, fingerprint, told)
+                        raise KeyboardInterrupt(_stopped(now.step, options.steps))
                     lap = Lap()
                     batch = next(drawn)
                     lap("data")
@@ -178,9 +187,7 @@ def train(
                         state.save(now, out, fingerprint, told)
                         log.event("checkpoint", now.step, now.batch, seconds=time.perf_counter() - began)
                     if stop:
-                        raise KeyboardInterrupt(
-                            f"stopped after step {now.step} of {options.steps}; --resume goes on there"
-                        )
+                        raise KeyboardInterrupt(_stopped(now.step, options.steps))
                     if now.step % options.sample_every == 0 or done:
                         _sample(run, out, log)
             network.save_model(source, run.network, run.shipped(), recipe, data, out / "model")
@@ -231,6 +238,24 @@ def _log(run: Run, out: Path, resumed: bool) -> Iterator[Log]:
         yield log
     finally:
         log.close()
+
+
+@contextmanager
+def _interrupted(run: Run, out: Path) -> Iterator[None]:
+    """An interruption at once, by a second Ctrl-C, says where it was and what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if str(error):
+            raise
+        kept = sorted(out.glob(state.PATTERN))
+        how = f"--resume goes on from {kept[-1].name}" if kept else AGAIN
+        steps = run.recipe.train.steps
+        raise KeyboardInterrupt(f"stopped in step {min(run.state.step + 1, steps)} of {steps}; {how}") from error
+
+
+def _stopped(step: int, steps: int) -> str:
+    return f"stopped after step {step} of {steps}; --resume goes on there"
 
 
 def _set_rate(run: Run) -> float:

@@ -50,6 +50,7 @@ def source_of(recipe: Recipe, data: Data, given: Source | None = None) -> Source
             raise BadInput("model.block_out_channels is for a fresh network, and one is given already; drop it")
         if found.shape != data.shape:
             raise BadInput(f"{found.name} makes samples of shape {found.shape}, data {data.name} has {data.shape}")
+        labelled(data, found)
         known = 0 if found.num_labels is None else found.num_labels - (found.null_label is not None)
         if known and len(data.label_names) > known:
             raise BadInput(f"data {data.name} has {len(data.label_names)} labels, {found.name} knows {known}")
@@ -89,6 +90,27 @@ def source_of(recipe: Recipe, data: Data, given: Source | None = None) -> Source
         attribution=data.attribution,
         device=device,
     )
+
+
+def labelled(data: Data, source: Source) -> Data:
+    """``data`` with the labels of ``source``, by their names; as it is where the network takes none or names none.
+
+    Raises BadInput for a label that the network does not know.
+    """
+    names = source.label_names
+    if source.num_labels is None or not names or data.label_names == names:
+        return data
+    unknown = [name for name in data.label_names if name not in names]
+    if unknown:
+        raise BadInput(
+            f"data {data.name} has the label {unknown[0]!r}, which {source.name} does not know; "
+            f"its labels are {', '.join(names)}"
+        )
+    number = np.asarray([names.index(name) for name in data.label_names], dtype=np.int64)
+    parts = tuple(replace(part, labels=number[part.labels], label_names=names) for part in data.buckets)
+    if parts:
+        return replace(parts[0], buckets=parts)
+    return replace(data, labels=number[data.labels], label_names=names)
 
 
 def target_of(source: Source, weights: Mapping[str, torch.Tensor]) -> Target:

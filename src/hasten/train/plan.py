@@ -51,8 +51,9 @@ class Row:
 def rows(recipe: Recipe) -> Iterator[Row]:
     """Predictions, the recipe as it is first."""
     data, _ = runs.dataset(recipe)
-    batch = runs.loader(recipe, data).batch(0)
     source = network.source_of(recipe, data)
+    data = network.labelled(data, source)
+    batch = runs.loader(recipe, data).batch(0)
     base = _changed(recipe, {"autotune": False})
     run = runs.prepare(_changed(base, {"checkpointing": "none", "memory": None}), data, None, source, {})
     costs = choices.costs(run, batch)  # of one micro-batch of the recipe as it is

@@ -64,6 +64,7 @@ def reaverage(
         )
     data, _ = runs.dataset(recipe)
     source = network.source_of(recipe, data)
+    data = network.labelled(data, source)
     validator = Validator(source, data, recipe.train.validate_samples, recipe.train.seed)
     objective = runs.objective(recipe, source)
     tried = []

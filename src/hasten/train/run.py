@@ -124,14 +124,29 @@ def seed_of(recipe: Recipe, number: int) -> int:
     return recipe.train.seed * 1_000_003 + number
 
 
-def dataset(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> tuple[Data, Decode | None]:
-    """The recipe's data, and what makes pictures of its latents, if they are some."""
+def dataset(
+    recipe: Recipe, progress: Callable[[int, int], None] | None = None, source: Source | None = None
+) -> tuple[Data, Decode | None]:
+    """The recipe's data, and what makes pictures of its latents, if they are some.
+
+    A folder's pictures have the channels and, as wide as it is, the height of the network that is trained further:
+    ``source``, or the recipe's own.
+    """
     section = recipe.data
+    channels, size = 3, (section.size, section.size)
+    if section.vae is None and section.name == "folder":
+        if source is None and recipe.model.folder is not None:
+            source = sources.load(recipe.model.folder)
+        if source is not None and len(source.shape) == 3:
+            channels = source.shape[0]
+            if section.size == source.shape[2]:
+                size = (source.shape[1], source.shape[2])
     levels = len(recipe.model.block_out_channels or (1, 1, 1, 1))
     data = by_name(
         section.name,
-        section.size,
+        size,
         section.path,
+        channels,
         skip_bad=section.skip_bad,
         buckets=section.buckets,
         multiple=2 ** (levels - 1),
@@ -193,7 +208,8 @@ def prepare(
     taught = teacher(recipe, source, module)
     learnt = {"uncertainty": uncertainty, "teacher": taught}
     fused, all_optimizers, named = _optimizers(recipe, module, weights, learnt)
-    own = {**module.state_dict(keep_vars=True), **weights.named}
+    wide = {id(own): weights.named[name] for name, own in weights.own.items()}  # of tied weights, by either name
+    own = {name: wide.get(id(value), value) for name, value in module.state_dict(keep_vars=True).items()}
     run = Run(
         recipe=recipe,
         data=data,

@@ -117,9 +117,9 @@ def save(state: State, folder: Path, fingerprint: str, recipe: Mapping[str, Any]
     Written aside, synced, renamed, and the folder synced: at every moment it is whole or absent.  Raises HastenError
     when it can't be written, or reads back as something else; the checkpoints before it are kept then.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
+    tensors, tied = _untied(state.tensors())
     checksum = _crc32(tensors)
-    meta = {**state.numbers(), "fingerprint": fingerprint, "recipe": recipe, "crc32": checksum}
+    meta = {**state.numbers(), "fingerprint": fingerprint, "recipe": recipe, "crc32": checksum, "tied": tied}
     path = folder / f"checkpoint-{state.step:07d}.safetensors"
     try:
         with replacing(path) as temporary:
@@ -201,7 +201,27 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if numbers["crc32"] != _crc32(tensors):
         raise ValueError("its tensors do not have the checksum that was written")
-    return numbers, tensors
+    return numbers, tensors | {name: tensors[first] for name, first in numbers.get("tied", {}).items()}
+
+
+def _untied(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors on the host, none of which shares memory with another, and the names of those left out for being
+    the same as an earlier one, with its name."""
+    found: dict[str, torch.Tensor] = {}
+    tied: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    seen: set[tuple[str, int]] = set()
+    for name, value in tensors.items():
+        memory = (str(value.device), value.untyped_storage().data_ptr())
+        place = (*memory, value.storage_offset(), value.shape, value.stride(), value.dtype)
+        if value.numel() and place in first:
+            tied[name] = first[place]
+            continue
+        first[place] = name
+        host = value.detach().cpu().contiguous()
+        found[name] = host.clone() if memory in seen else host  # a view of another's memory
+        seen.add(memory)
+    return found, tied
 
 
 def _crc32(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -5,18 +5,23 @@ import os
 import shutil
 import signal
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from hasten.data import digits, loader
 from hasten.data.array import Data
 from hasten.diffusion.loss import WEIGHTINGS
+from hasten.diffusion.schedule import cosine
 from hasten.errors import BadInput, HastenError
-from hasten.train import log, loop, precision, recipe, schedules, stability
+from hasten.model import source as sources
+from hasten.train import log, loop, network, precision, recipe, schedules, stability
 
 
 @pytest.fixture(autouse=True)
@@ -404,3 +409,122 @@ def test_the_average_is_that_of_the_weights(tmp_path) -> None:
 
 def test_no_clipping_is_a_large_bound(tmp_path) -> None:
     assert losses(tmp_path, clip_norm=0.0) == losses(tmp_path, clip_norm=1e9)
+
+
+def pictures(root, *labels: str, size: tuple[int, int] = (8, 8)):
+    """A folder of labels with 20 pictures each."""
+    for number, label in enumerate(labels):
+        (root / label).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", size, (80 * number, 10 * i, 40)).save(root / label / f"{i}.png")
+    return root
+
+
+def further(model, root, size: int = 8) -> recipe.Recipe:
+    train = {"steps": 2, "batch_size": 8, "warmup_steps": 1}
+    data = {"name": "folder", "path": str(root), "size": size}
+    return recipe.check({"data": data, "model": {"folder": str(model)}, "train": train}, "", "test")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HASTEN_CACHE", str(tmp_path / "cache"))
+
+
+def test_labels_go_by_name_when_a_model_is_trained_further(tmp_path, cache, monkeypatch) -> None:
+    model = {"block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8}
+    values = further("", pictures(tmp_path / "all", "cat", "dog", "fish")).model_dump(exclude_defaults=True)
+    first = loop.train(recipe.check({**values, "model": model}, "", "test"), tmp_path / "first")
+    seen = set()
+    draw = loop.runs.Objective.draw
+    monkeypatch.setattr(
+        loop.runs.Objective,
+        "draw",
+        lambda self, x, labels, rng: seen.update(labels.tolist()) or draw(self, x, labels, rng),
+    )
+    second = loop.train(further(first, pictures(tmp_path / "fewer", "dog", "fish")), tmp_path / "second")
+    assert seen == {1, 2}
+    assert json.loads((second / "hasten.json").read_text())["label_names"] == ["cat", "dog", "fish"]
+    with pytest.raises(
+        BadInput, match="has the label 'bird', which model does not know; its labels are cat, dog, fish"
+    ):
+        loop.train(further(first, pictures(tmp_path / "other", "bird", "dog")), tmp_path / "third")
+
+
+def test_labels_by_name_in_buckets_too() -> None:
+    source = network.source_of(tiny(), digits.load(8))
+    part = Data("d", np.zeros((4, 1, 8, 8), np.uint8), np.asarray([0, 1, 1, 0]), ("3", "7"), np.zeros(4, bool))
+    found = network.labelled(replace(part, buckets=(part, part)), source)
+    assert [each.labels.tolist() for each in (found, *found.buckets)] == [[3, 7, 7, 3]] * 3
+    assert network.labelled(part, replace(source, label_names=())) is part
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 16, 32), (1, 32, 16)])
+def test_a_folder_s_pictures_have_the_shape_of_the_model(tmp_path, cache, shape) -> None:
+    root = pictures(tmp_path / "all", "cat", "dog")
+    channels, high, wide = shape
+    model = UNet2DModel(
+        sample_size=(high, wide), in_channels=channels, out_channels=channels, block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, layers_per_block=1,
+        norm_num_groups=4, num_class_embeds=3,
+    )  # fmt: skip
+    DDIMPipeline(model, DDIMScheduler()).save_pretrained(tmp_path / "model")
+    made = loop.train(further(tmp_path / "model", root, wide), tmp_path / "run")
+    assert loop.runs.dataset(further(made, root, wide))[0].shape == shape
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor, _time: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(x))
+
+
+FREE = {"optimizer": "schedule_free", "learning_rate_schedule": "constant"}
+
+
+@pytest.mark.parametrize("options", [{}, FREE, {"precision": "bfloat16_master"}])
+def test_tied_weights_are_trained_saved_and_resumed(tmp_path, options) -> None:
+    torch.manual_seed(0)
+    source = sources.load(Tied(), schedule=cosine(), prediction="epsilon", shape=(1, 8, 8))
+    train = {"steps": 6, "batch_size": 8, "checkpoint_every": 3, "warmup_steps": 2, **options}
+    asked = recipe.check({"data": {"name": "digits", "size": 8}, "train": train}, "", "test")
+    straight = loop.train(asked, tmp_path / "a", source=source)
+    with pytest.raises(Killed):
+        loop.train(asked, tmp_path / "b", source=source, progress=at(4, kill))
+    resumed = loop.train(asked, tmp_path / "b", True, source=source)
+    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (straight, resumed))
+    assert torch.equal(ours["a.weight"], ours["b.weight"])
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_stop_during_steps_that_are_left_out_is_heard(tmp_path, monkeypatch) -> None:
+    def bad(run, part):
+        os.kill(os.getpid(), signal.SIGINT)
+        return (run.network.conv_in.weight.sum() * torch.nan, torch.tensor(torch.nan))
+
+    monkeypatch.setattr(loop.Run, "losses", bad)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 0 of 6; --resume goes on there"):
+        loop.train(tiny(skip_nonfinite=10), tmp_path)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-0000000.safetensors"]
+
+
+def test_an_interruption_at_once_says_what_is_kept(tmp_path, monkeypatch) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="stopped in step 5 of 6; --resume goes on from checkpoint-0000003"):
+        loop.train(tiny(), tmp_path / "a", progress=at(4, twice))
+    with pytest.raises(KeyboardInterrupt, match="stopped in step 2 of 6; nothing is lost, give the same command again"):
+        loop.train(tiny(), tmp_path / "b", progress=at(1, twice))
+
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.runs, "dataset", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped before the first step; nothing is lost"):
+        loop.train(tiny(), tmp_path / "c")

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hasten import files
@@ -269,3 +270,32 @@ def no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
+
+
+class Tied(torch.nn.Module):
+    """One weight by two names, and a buffer that is a part of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+        self.register_buffer("whole", torch.randn(6))
+        self.register_buffer("part", self.whole[2:])
+
+
+def test_tied_weights_are_saved_once_and_come_back_to_both(tmp_path) -> None:
+    def made(seed: int) -> state.State:
+        torch.manual_seed(seed)
+        network = Tied()
+        named = dict(network.named_parameters())
+        return state.State(network, named, (torch.optim.AdamW(named.values(), lr=0.1),))
+
+    first, second = made(0), made(1)
+    path = state.save(first, tmp_path, "f", RECIPE)
+    with safe_open(path, "pt") as file:
+        assert "network.b.weight" not in file.keys()  # noqa: SIM118
+    restore(second, tmp_path)
+    ours, theirs = first.tensors(), second.tensors()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert second.network.b.weight is second.network.a.weight
