@@ -35,7 +35,7 @@ from hasten.errors import BadInput
 from hasten.files import sha256, why, write_bytes, write_text
 from hasten.model import source as sources
 from hasten.model.config import Checked, checked, read_json
-from hasten.model.source import Source
+from hasten.model.source import BASELINE_STEPS, Source
 from hasten.model.target import Target
 from hasten.model.weights import check_header, shown
 from hasten.model.workload import Case, draw
@@ -97,6 +97,7 @@ class About(Checked):
     prepared_key: str
     environment: Environment
     device: Line = "cpu"
+    steps: int = Field(BASELINE_STEPS, ge=1, le=1000)
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,9 @@ def parts(folder: Path | str, source: Source | None = None, device: str | None =
 
 def _source(folder: Path, about: About, device: str) -> Source:
     if not about.slim:
-        return sources.load(folder, guidance=about.guidance, device=device)
+        return sources.load(folder, guidance=about.guidance, device=device, steps=about.steps)
     check_device(device)
-    return replace(sources.load_slim(folder, about.weight_hash, about.guidance), device=device)
+    return replace(sources.load_slim(folder, about.weight_hash, about.guidance), device=device, steps=about.steps)
 
 
 def verify(folder: Path | str, source: Source | None = None, device: str | None = None) -> Verification:
@@ -236,7 +237,7 @@ def _fill(
         "name": source.name,
         "attribution": source.attribution,
         "plan_hash": plan.hash,
-        "label": plan.label,
+        "label": plan.label_on(source.sampler_label),
         "weight_hash": source.weight_hash,
         "has_source": source.folder is not None,
         "slim": slim,
@@ -244,6 +245,7 @@ def _fill(
         "prepared_key": plans.prepare(source).key,
         "environment": environment(),
         "device": source.device,
+        "steps": source.steps,
     }
     write_text(work / "artifact.json", json.dumps(about, indent=2, sort_keys=True) + "\n")
     files = sorted(path for path in work.rglob("*") if path.is_file())

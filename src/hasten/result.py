@@ -18,7 +18,7 @@ from hasten.measure.memory import peaks_at_once
 from hasten.measure.pair import Comparison, Observation
 from hasten.measure.profile import Row
 from hasten.measure.quality import Quality
-from hasten.model.source import BASELINE_STEPS, Source
+from hasten.model.source import Source
 from hasten.propose import Refusal
 from hasten.technique.plan import Plan
 
@@ -122,8 +122,8 @@ def write(
             "guidance": source.guidance,
         },
         "data": None if data is None else {"name": data.name, "samples": len(data.samples)},
-        "baseline": side(Plan(), per_image["baseline"], peaks["baseline"], weight_bytes["baseline"], BASELINE_STEPS),
-        "candidate": side(plan, per_image["candidate"], peaks["candidate"], weight_bytes["candidate"], None),
+        "baseline": side(source, Plan(), per_image["baseline"], peaks["baseline"], weight_bytes["baseline"]),
+        "candidate": side(source, plan, per_image["candidate"], peaks["candidate"], weight_bytes["candidate"]),
         "passed": passed,
         "speedup": speedup(comparison) | {"noise_floor": speedup(noise_floor)},
         "clock": {"overhead_share": comparison.clock_overhead, "mhz": comparison.clock_mhz},
@@ -153,18 +153,18 @@ def write(
 
 
 def side(
-    plan: Plan, seconds_per_image: float, peak: int | None, weight_bytes: int | None, evaluations: int | None
+    source: Source, plan: Plan, seconds_per_image: float, peak: int | None, weight_bytes: int | None
 ) -> dict[str, Any]:
     """Baseline or candidate."""
     sampler = plan.find("sampler")
     return {
         "plan": plan.to_list(),
-        "label": plan.label,
+        "label": plan.label_on(source.sampler_label),
         "plan_hash": plan.hash,
         "seconds_per_image": seconds_per_image,
         "peak_bytes": peak,
         "weight_bytes": weight_bytes,
-        "evaluations": evaluations if sampler is None else getattr(sampler, "steps", None),
+        "evaluations": source.table.evaluations if sampler is None else getattr(sampler, "steps", None),
     }
 
 

@@ -33,7 +33,7 @@ class Subject:
     @property
     def label(self) -> str:
         """For people: "DDIM 50 steps, PyTorch eager, float32"."""
-        return ", ".join(self.plan.label)
+        return ", ".join(self.plan.label_on(self.source.sampler_label))
 
 
 def sample_once(text: str, images: str) -> None:

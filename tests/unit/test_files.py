@@ -108,6 +108,8 @@ def no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_cache_there_is_a_temporary_one_and_a_word_on_it(why, tmp_path, monkeypatch, caplog) -> None:
     why(tmp_path, monkeypatch)
     monkeypatch.setattr(files, "_spare", [])
+    monkeypatch.setattr(files.logging.getLogger(files.__name__), "disabled", False)  # a library may
+    caplog.set_level("WARNING", logger=files.__name__)
     first, second = files.cache_folder("a"), files.cache_folder("a", "b")
     assert second == first / "b"
     assert second.is_dir()

@@ -3,7 +3,8 @@
 A linear solver makes the input of its k-th evaluation, and its result, as a linear combination of the starting noise,
 the earlier predictions of the clean sample ``D_j``, and fresh noise.  Written as a recurrence over rows ``k = 0..N``:
 
-    x_k = state[k] * x_{k-1} + sum_{j<k} predictions[k, j] * D_j + fresh[k] * z_k,      x_{-1} = starting noise
+    x_k = state[k] * x_{k-1} + sum_{j<k} (predictions[k, j] * D_j + clipped[k, j] * clip(D_j)) + fresh[k] * z_k,
+    x_{-1} = starting noise,
     D_k = network's clean-sample prediction at (x_k, times[k]),  k < N;                 x_N is the result
 
 The recurrence is the dense form with the oldest part carried in ``x``; so a row names only the predictions it really
@@ -26,20 +27,47 @@ Array = NDArray[np.float64]
 NEGLIGIBLE = 1e-11
 
 
+@dataclass(frozen=True)
+class Clip:
+    """Bounds a clean-sample prediction to ``most`` either way; with a ``ratio`` to that quantile of its sizes, within 1
+    and ``most``, and scales it to 1 (dynamic thresholding: Saharia et al. 2022, arXiv:2205.11487, section 2.3)."""
+
+    most: float
+    ratio: float | None = None
+
+    def __call__(self, x: Any) -> Any:
+        """``x`` (n, *shape), a tensor, bounded."""
+        if self.ratio is None:
+            return x.clip(-self.most, self.most)
+        flat = x.abs().flatten(1).float()
+        bound = flat.quantile(self.ratio, dim=1).clip(1.0, self.most).to(x.dtype)
+        bound = bound.reshape(-1, *(1 for _ in x.shape[1:]))
+        return x.clip(-bound, bound) / bound
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
-    """``times`` (N,) in inner t; ``state`` and ``fresh`` (N+1,); ``predictions`` (N+1, N), zero where j >= k."""
+    """``times`` (N,) in inner t; ``state`` and ``fresh`` (N+1,); ``predictions`` (N+1, N), zero where j >= k.
+
+    ``clipped``, of the same shape, weighs what ``clip`` makes of predictions; None where nothing is clipped.
+    """
 
     name: str
     times: Array
     state: Array
     predictions: Array
     fresh: Array
+    clipped: Array | None = None
+    clip: Clip | None = None
 
     def __post_init__(self) -> None:
         n = len(self.times)
         if self.state.shape != (n + 1,) or self.fresh.shape != (n + 1,) or self.predictions.shape != (n + 1, n):
             raise BadInput(f"sampler table {self.name}: {n} times, but the other columns have other lengths")
+        if (self.clipped is None) != (self.clip is None):
+            raise BadInput(f"sampler table {self.name}: clipped and clip belong together")
+        if self.clipped is not None and self.clipped.shape != (n + 1, n):
+            raise BadInput(f"sampler table {self.name}: {n} times, but clipped has another length")
         if not all(np.isfinite(column).all() for column in (self.times, self.state, self.predictions, self.fresh)):
             raise BadInput(f"sampler table {self.name}: a number is not finite")
         if np.any(np.triu(self.predictions)):
@@ -57,8 +85,11 @@ class Table:
 
     def needed(self, row: int) -> list[int]:
         """The earlier predictions that this row or a later one still needs."""
-        used: list[int] = np.flatnonzero(self.predictions[row:, :row].any(axis=0)).tolist()
-        return used
+        return _used(self.predictions, row)
+
+    def needed_clipped(self, row: int) -> list[int]:
+        """The same of those clipped."""
+        return [] if self.clipped is None else _used(self.clipped, row)
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -68,6 +99,8 @@ class Table:
             "state": self.state.tolist(),
             "predictions": self.predictions.tolist(),
             "fresh": self.fresh.tolist(),
+            "clipped": None if self.clipped is None else self.clipped.tolist(),
+            "clip": None if self.clip is None else {"most": self.clip.most, "ratio": self.clip.ratio},
         }
 
     @staticmethod
@@ -75,7 +108,11 @@ class Table:
         """The inverse of :meth:`to_json`.  Raises BadInput for a missing key or numbers that are no table."""
         try:
             columns = [np.asarray(data[key], dtype=np.float64) for key in ("times", "state", "predictions", "fresh")]
-            return Table(str(data["name"]), *columns)
+            clipped, clip = data.get("clipped"), data.get("clip")
+            bounds = None if clip is None else Clip(float(clip["most"]), clip["ratio"])
+            weights = None if clipped is None else np.asarray(clipped, dtype=np.float64)
+            times, state, predictions, fresh = columns
+            return Table(str(data["name"]), times, state, predictions, fresh, weights, bounds)
         except (KeyError, TypeError, ValueError) as error:
             raise error if isinstance(error, BadInput) else BadInput(f"sampler table: {error!r}") from error
 
@@ -90,20 +127,33 @@ def run(
     """
     x: Any = noise
     kept: dict[int, Any] = {}
+    bounded: dict[int, Any] = {}
     for row in range(table.evaluations + 1):
         x = table.state[row].item() * x
         for j in kept:
             weight = table.predictions[row, j].item()
             if weight:
                 x = x + weight * kept[j]
+        for j in bounded:
+            weight = table.clipped[row, j].item()  # type: ignore[index]
+            if weight:
+                x = x + weight * bounded[j]
         if table.fresh[row]:
             if fresh is None:
                 raise ValueError(f"table {table.name} adds noise in row {row}: pass fresh")
             x = x + table.fresh[row].item() * fresh(row)
         if row < table.evaluations:
             kept = {j: kept[j] for j in table.needed(row + 1) if j != row}  # gone before the network needs memory
+            bounded = {j: bounded[j] for j in table.needed_clipped(row + 1) if j != row}
             kept[row] = denoise(x, table.times[row].item())
+            if row in table.needed_clipped(row + 1):
+                bounded[row] = table.clip(kept[row])  # type: ignore[misc]
     return x
+
+
+def _used(weights: Array, row: int) -> list[int]:
+    used: list[int] = np.flatnonzero(weights[row:, :row].any(axis=0)).tolist()
+    return used
 
 
 class Rows:

@@ -7,7 +7,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,8 +17,10 @@ from hasten.data.array import Data
 from hasten.diffusion import solvers, times
 from hasten.diffusion.prediction import PREDICTIONS, Prediction
 from hasten.diffusion.schedule import Schedule
+from hasten.diffusion.table import Table
 from hasten.environment import check_device
 from hasten.errors import BadInput, did_you_mean
+from hasten.model import scheduler
 from hasten.model.config import read_folder, schedule_of
 from hasten.model.target import Call, Facts, Target, TorchNetwork
 from hasten.model.upsample import upsamplers
@@ -31,6 +35,7 @@ BASELINE_GRID = "uniform"
 class Source:
     """Everything that :meth:`build` needs, and the hash of the weights that it builds.
 
+    ``steps`` and ``scheduler``, the config of a folder's own, make the baseline's sampler.
     ``folder`` is None for a module of one's own; ``label_names`` and ``attribution`` come from ``hasten.json``.  A
     ``slim`` source has no weights: only an engine's own graph can answer in its place.
     """
@@ -51,19 +56,38 @@ class Source:
     attribution: str = ""
     device: str = "cpu"
     slim: bool = False
+    steps: int = BASELINE_STEPS
+    scheduler: dict[str, Any] | None = None
+
+    @cached_property
+    def table(self) -> Table:
+        """The baseline's sampler: the folder's own scheduler as configured; DDIM, uniform in t, for a module.
+
+        Raises BadInput for a scheduler that no table can hold.
+        """
+        if self.scheduler is None:
+            grid = times.GRIDS[BASELINE_GRID](self.schedule, self.steps)
+            return solvers.SOLVERS[BASELINE_SOLVER](self.schedule, grid)
+        return scheduler.table(self.scheduler, self.schedule, self.prediction, self.sigma_data, self.steps)
+
+    @property
+    def sampler_label(self) -> str:
+        """The baseline's sampler for people: "DDIM 50 steps"."""
+        if self.scheduler is None:
+            return f"DDIM {self.steps} steps"
+        return scheduler.label(self.scheduler, self.steps)
 
     def build(self) -> Target:
-        """A fresh float32 target in eval mode, with the baseline's sampler: DDIM, 50 steps, uniform in t."""
+        """A fresh float32 target in eval mode, with the baseline's sampler."""
         module = self.module().eval().requires_grad_(False)
         if not self.slim:
             module = module.to(self.device)
-        grid = times.GRIDS[BASELINE_GRID](self.schedule, BASELINE_STEPS)
         return Target(
             facts=facts(self, module),
             network=TorchNetwork(module, self.call),
             schedule=self.schedule,
             prediction=self.prediction,
-            table=solvers.SOLVERS[BASELINE_SOLVER](self.schedule, grid),
+            table=self.table,
             sigma_data=self.sigma_data,
             guidance=self.guidance,
         )
@@ -94,6 +118,7 @@ def load(
     sigma_data: float = 0.5,
     guidance: float = 1.0,
     device: str = "cpu",
+    steps: int = BASELINE_STEPS,
 ) -> Source:
     """A model as a :class:`Source`.
 
@@ -101,11 +126,14 @@ def load(
     safetensors only; what it says of schedule, prediction and shape holds.  A module: pass ``schedule``
     (:mod:`hasten.diffusion.schedule`), ``prediction`` and the ``shape`` of one sample; it is called as
     ``module(x, time)``, with ``labels`` as a third argument when ``num_labels`` is given, or as ``call`` says.
-    ``guidance`` other than 1 needs ``null_label``.
+    ``guidance`` other than 1 needs ``null_label``.  ``steps``, 1 to 1000, are those of the baseline's sampler:
+    a folder's own scheduler as configured, DDIM for a module.
 
     Raises BadInput for whatever does not fit.
     """
     check_device(device)
+    if not 1 <= steps <= 1000:
+        raise BadInput(f"steps = {steps} is out of range; 1 to 1000")
     if isinstance(source, torch.nn.Module):
         if schedule is None or prediction is None or shape is None:
             raise BadInput("load(module): schedule, prediction and shape are needed; a module does not say them")
@@ -116,7 +144,7 @@ def load(
         loaded = _from_folder(Path(source))
     if guidance != 1.0 and loaded.null_label is None:
         raise BadInput(f"{loaded.name}: guidance {guidance:g} needs a null label, and this model has none; use 1")
-    return Source(**{**loaded.__dict__, "guidance": guidance, "device": device})
+    return replace(loaded, guidance=guidance, device=device, steps=steps)
 
 
 def load_slim(folder: Path, weights: str, guidance: float) -> Source:
@@ -183,6 +211,7 @@ def _from_folder(folder: Path, slim: str = "") -> Source:
         null_label=spec.extra.get("null_label"),
         label_names=tuple(spec.extra.get("label_names", ())),
         sigma_data=float(spec.scheduler.get("sigma_data", 0.5)),
+        scheduler=spec.scheduler,
         attribution=str(spec.extra.get("attribution", "")),
     )
 

@@ -165,7 +165,12 @@ def remember(
     """Add the comparison to the history; the warning of one that can't be written to."""
     figures = history.of_pair(main, judged, peaks)
     sides = {
-        name: history.Side(named.source.name, named.source.weight_hash, named.plan.hash, named.plan.label)
+        name: history.Side(
+            named.source.name,
+            named.source.weight_hash,
+            named.plan.hash,
+            named.plan.label_on(named.source.sampler_label),
+        )
         for name, named in (("a", asked.a), ("b", asked.b))
     }
     settings = {
@@ -307,7 +312,7 @@ def side(named: Subject, comparison: Comparison, name: str, peak: int | None, as
         "weight_hash": named.source.weight_hash,
         "plan": named.plan.to_list(),
         "plan_hash": named.plan.hash,
-        "label": named.plan.label,
+        "label": named.plan.label_on(named.source.sampler_label),
         **counted,
         "build_seconds": comparison.build_seconds_a if name == "baseline" else comparison.build_seconds_b,
         "warmup_seconds": comparison.warmup_seconds_a if name == "baseline" else comparison.warmup_seconds_b,

@@ -195,7 +195,7 @@ def record(run: Run, confirmed: Confirmed, made: dict[str, Any]) -> None:
             confirmed.comparison, confirmed.quality, [made[side]["peak_bytes"] for side in ("baseline", "candidate")]
         ),
         sides={
-            side: history.Side(source.name, source.weight_hash, plan.hash, plan.label)
+            side: history.Side(source.name, source.weight_hash, plan.hash, plan.label_on(source.sampler_label))
             for side, plan in (("a", Plan()), ("b", confirmed.plan))
         },
         settings={

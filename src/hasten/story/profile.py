@@ -178,7 +178,14 @@ def remember(result: dict[str, Any], named: Subject) -> None:
         figures["outside_seconds"] = history.Figure(result["steps"]["outside_seconds"], unit="s")
     if result["memory"] is not None:
         figures["peak_bytes"] = history.Figure(float(result["memory"]["peak_bytes"]), unit="bytes")
-    sides = {"a": history.Side(named.source.name, named.source.weight_hash, named.plan.hash, named.plan.label)}
+    sides = {
+        "a": history.Side(
+            named.source.name,
+            named.source.weight_hash,
+            named.plan.hash,
+            named.plan.label_on(named.source.sampler_label),
+        )
+    }
     settings = {"images": result["images"], "train": result["train"], "device": result["device"]}
     warning = history.record("profile", named.text, figures, sides=sides, settings=settings, env=result["environment"])
     result["notes"] += [warning] if warning else []

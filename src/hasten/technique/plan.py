@@ -52,9 +52,13 @@ class Plan:
 
     @property
     def label(self) -> list[str]:
-        """The plan for people, with the baseline's own parts named where no technique replaces them."""
+        """The plan for people, whatever the model."""
+        return self.label_on("its own sampler")
+
+    def label_on(self, sampler: str) -> list[str]:
+        """The same for a model whose own sampler is called ``sampler``: "DDIM 50 steps"."""
         names = {t.name: t.label for t in self.techniques}
-        sampler = names.pop("sampler", "DDIM 50 steps")
+        sampler = names.pop("sampler", sampler)
         engine = [names.pop(name) for name in ("runtime", "compile") if name in names] or ["PyTorch eager"]
         number = [names.pop(name) for name in ("precision", "int8_linear", "quantize") if name in names]
         if not number and self.find("runtime") is None:  # whose label names its own

@@ -161,10 +161,6 @@ class TestWithoutADisk:
         assert not entry.exists()
         assert not entry.parent.is_dir() or list(entry.parent.iterdir()) == []
 
-    def test_no_folder(self, tmp_path, monkeypatch) -> None:
-        (tmp_path / "file").write_text("")
-        monkeypatch.setenv("HASTEN_CACHE", str(tmp_path / "file"))
-
     def test_too_little_room_is_seen_before_anything_is_made(self, maker, monkeypatch) -> None:
         full = type("Usage", (), {"free": 7 * 6 - 1})
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: full)
