@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MODES = {3: "RGB", 1: "L"}
@@ -114,7 +114,4 @@ def _converted(image: Image.Image, how: list[str]) -> Image.Image | str:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         how.append(image.mode)
-    if image.mode == "LAB":  # which Pillow's convert does not know
-        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image
-    return image
+    return image.convert("RGB") if image.mode == "LAB" else image  # Pillow makes it RGB only, not grey
