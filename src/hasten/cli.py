@@ -40,6 +40,13 @@ GUIDANCE = click.option(
     "--guidance", default=1.0, show_default=True, type=Number(-1000, 1000),
     help="Classifier-free guidance; 1 is none.",
 )  # fmt: skip
+STEPS = click.option(
+    "--steps",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="Of the model's own sampler: the baseline.",
+)
 DEVICE = click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu, cuda.")
 FEATURES = click.option(
     "--features", metavar="MODULE:CALLABLE", help="Your own extractor: samples (n, *shape) to vectors (n, d)."
@@ -129,6 +136,7 @@ def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
 @SEED
 @RESUME
 @JSON
+@STEPS
 def optimize(
     source: str,
     data: str | None,
@@ -144,6 +152,7 @@ def optimize(
     seed: int,
     resume: bool,
     as_json: bool,
+    steps: int,
 ) -> None:
     """Make a model faster or smaller, keep its quality, and prove it.
 
@@ -155,10 +164,11 @@ def optimize(
     words += [
         f" --budget {kind}={f'{most:.3%}' if kind == 'quality' else f'{most / 1e6:g}MB'}" for kind, most in budgets
     ]
+    words += [f" --steps {steps}"] if steps != 50 else []
     command = f"hasten optimize {source}{''.join(words)} --goal {goal} --out {out}"
     _optimize(
         command, source, data, out, budgets, goal, seconds, batch, seed, resume, guidance, as_json, features, device,
-        students,
+        students, steps,
     )  # fmt: skip
 
 
@@ -284,10 +294,19 @@ def profile(
 @click.option("--label", type=click.IntRange(0, 10**9), help="One label for all samples; else all labels in turn.")
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
 @GUIDANCE
+@STEPS
 @DEVICE
 @SEED
 def sample(
-    model: Path, count: int, out: Path, label: int | None, batch: int, guidance: float, device: str, seed: int
+    model: Path,
+    count: int,
+    out: Path,
+    label: int | None,
+    batch: int,
+    guidance: float,
+    steps: int,
+    device: str,
+    seed: int,
 ) -> None:
     """Sample from a model folder, an artifact or FOLDER+PLAN.toml."""
     if out.suffix not in (".png", ".npy"):
@@ -298,7 +317,7 @@ def sample(
     from hasten import commands
 
     with console.progress() as progress:
-        commands.sample(str(model), count, out, label, batch, guidance, device, seed, progress)
+        commands.sample(str(model), count, out, label, batch, guidance, steps, device, seed, progress)
     _say(f"written     {out}")
 
 
@@ -336,9 +355,10 @@ def verify(artifact: Path, as_json: bool) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @OUT
 @GUIDANCE
+@STEPS
 @DEVICE
 @click.option("--slim", is_flag=True, help="Leave out the model's own weights; the plan must bring an engine.")
-def apply(plan: Path, source: Path, out: Path, guidance: float, device: str, slim: bool) -> None:
+def apply(plan: Path, source: Path, out: Path, guidance: float, steps: int, device: str, slim: bool) -> None:
     """Apply a plan to a model folder and save the artifact."""
     if _exists(out):
         raise BadInput(f"{out} exists; choose another --out")
@@ -348,7 +368,7 @@ def apply(plan: Path, source: Path, out: Path, guidance: float, device: str, sli
     from hasten import artifact, load
     from hasten.technique import plan as plans
 
-    artifact.save(out, load(source, guidance=guidance, device=device), plans.read(plan), slim=slim)
+    artifact.save(out, load(source, guidance=guidance, device=device, steps=steps), plans.read(plan), slim=slim)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     _say(f"written     {out} ({size / 1e6:.2f} MB)")
 
@@ -611,13 +631,14 @@ def _optimize(
     features: str | None = None,
     device: str = "cpu",
     students: tuple[str, ...] = (),
+    steps: int = 50,
 ) -> None:
     from hasten import commands
 
     with console.progress() as progress:
         result = commands.optimize(
             command, source, data, out, {"quality": 0.02, **dict(budgets)}, goal, seconds, batch, seed, resume,
-            guidance, progress, features, device, students,
+            guidance, progress, features, device, students, steps,
         )  # fmt: skip
     _say(json.dumps(result) if as_json else console.summary(result, out))
     if result["interrupted"]:

@@ -43,9 +43,10 @@ def optimize(
     features: str | None,
     device: str,
     students: tuple[str, ...] = (),
+    steps: int = 50,
 ) -> dict[str, Any]:
     """Load, optimise, write the report."""
-    loaded = sources.load(source, guidance=guidance, device=device)
+    loaded = sources.load(source, guidance=guidance, device=device, steps=steps)
     brought = None if features is None else bring(features)
     result = story.optimize(
         loaded,
@@ -144,7 +145,7 @@ def data_for(source: Source, name: str | None) -> Data | None:
         return None
     if len(source.shape) != 3:
         raise BadInput(f"{source.name} makes samples of shape {source.shape}; --data takes pictures only")
-    return loader.by_name(name, source.shape[-1], channels=source.shape[0])
+    return loader.by_name(name, (source.shape[1], source.shape[2]), channels=source.shape[0], skip_bad=True)
 
 
 def sample(
@@ -154,6 +155,7 @@ def sample(
     label: int | None,
     batch: int,
     guidance: float,
+    steps: int,
     device: str,
     seed: int,
     progress: Progress,
@@ -162,7 +164,7 @@ def sample(
 
     Raises HastenError, and writes nothing, when samples are NaN or Inf.
     """
-    named = subject.read(model, guidance=guidance, device=device)
+    named = subject.read(model, guidance=guidance, device=device, steps=steps)
     target, source = named.build(), named.source
     if out.suffix == ".png" and (len(source.shape) != 3 or source.shape[0] not in (1, 3)):
         raise BadInput(f"--out {out}: samples of shape {source.shape} are no pictures; write to an .npy file")

@@ -14,7 +14,7 @@ from pathlib import Path
 from hasten import artifact
 from hasten.errors import BadInput
 from hasten.model import source as sources
-from hasten.model.source import Source
+from hasten.model.source import BASELINE_STEPS, Source
 from hasten.model.target import Target
 from hasten.model.workload import draw
 from hasten.technique import plan as plans
@@ -42,10 +42,10 @@ def sample_once(text: str, images: str) -> None:
     named.build().sample(draw(named.source.shape, 1, int(images), 0, named.source.labels).cases[0])
 
 
-def read(text: str | Path, guidance: float = 1.0, device: str = "cpu") -> Subject:
+def read(text: str | Path, guidance: float = 1.0, device: str = "cpu", steps: int = BASELINE_STEPS) -> Subject:
     """The subject that ``text`` names.  Raises BadInput for what is no model, artifact or plan.
 
-    ``guidance`` and ``device`` are for folders; an artifact has its own.
+    ``guidance``, ``device`` and ``steps`` are for folders; an artifact has its own.
     """
     text = str(text)
     if artifact.is_artifact(text):
@@ -54,7 +54,7 @@ def read(text: str | Path, guidance: float = 1.0, device: str = "cpu") -> Subjec
     folder, plus, file = text.rpartition("+")
     if not plus or Path(text).exists():
         folder, file = text, ""
-    source = sources.load(folder, guidance=guidance, device=device)
+    source = sources.load(folder, guidance=guidance, device=device, steps=steps)
     plan = plans.read(file) if file else Plan()
     reason = plan.refusal(source.build().facts) if file else None
     if reason is not None:

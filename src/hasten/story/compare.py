@@ -347,7 +347,11 @@ def once(text: str, kind: str, images: str, data: str, device: str) -> None:
 
     named = subject.read(text, device=device)
     shape = named.source.shape
-    found = loader.by_name(data, shape[-1], channels=shape[0]) if data and kind in TRAINED else None
+    found = (
+        loader.by_name(data, (shape[1], shape[2]), channels=shape[0], skip_bad=True)
+        if data and kind in TRAINED
+        else None
+    )
     asked = Asked(
         named, named, "train-step" if kind == "epoch" else kind, found, int(images), 0, 0.0, 0.0, lambda *_: None
     )

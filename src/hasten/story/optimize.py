@@ -38,7 +38,7 @@ from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
 
-TRIALS = 3  # what a trial of the history holds; counted up when that changes
+TRIALS = 4  # what a trial of the history holds; counted up when that changes
 SEARCH_END = 0.38  # the share of the time by whose end no further trial begins
 SEARCH_END_AT_LAST = 0.55  # the same while no plan holds the budget
 REFERENCE_IMAGES = 256
@@ -219,7 +219,8 @@ def check_same(run: Run, resume: bool, features: str | None, students: list[str]
         "features": features,
         "students": students,
         "guidance": run.source.guidance,
-        "data": None if run.data is None else run.data.name,
+        "sampler": run.source.sampler_label,
+        "data": None if run.data is None else [run.data.name, run.data.digest()],
         "batch": run.images_per_case,
         "seed": run.seed,
         "goal": [run.goal, run.memory_bytes, run.size_bytes],
