@@ -295,7 +295,7 @@ def profile(
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1, 4096), help="Images sampled at once.")
 @GUIDANCE
 @STEPS
-@DEVICE
+@click.option("--device", help="Where torch computes: cpu, cuda; an artifact's own by default.")
 @SEED
 def sample(
     model: Path,
@@ -305,7 +305,7 @@ def sample(
     batch: int,
     guidance: float,
     steps: int,
-    device: str,
+    device: str | None,
     seed: int,
 ) -> None:
     """Sample from a model folder, an artifact or FOLDER+PLAN.toml."""

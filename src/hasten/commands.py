@@ -156,7 +156,7 @@ def sample(
     batch: int,
     guidance: float,
     steps: int,
-    device: str,
+    device: str | None,
     seed: int,
     progress: Progress,
 ) -> None:

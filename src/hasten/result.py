@@ -60,7 +60,7 @@ def peak_memory(source: Source, artifact: Path, images: int, warnings: list[str]
         warnings.append("peak memory was not measured: a module of your own can't be built in another process")
         return {"baseline": None, "candidate": None}
 
-    programs = [python_child("-c", ONCE, str(what), str(images)) for what in (source.folder, artifact)]
+    programs = [python_child("-c", ONCE, str(what), str(images), source.device) for what in (source.folder, artifact)]
     peaks: dict[str, int | None] = {}
     for name, found in zip(("baseline", "candidate"), peaks_at_once(programs, 300.0), strict=True):
         if isinstance(found, HastenError):

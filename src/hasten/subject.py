@@ -29,6 +29,7 @@ class Subject:
     source: Source
     plan: Plan
     build: Callable[[], Target]
+    named: bool = True  # whether another process could read it by its text
 
     @property
     def label(self) -> str:
@@ -36,25 +37,33 @@ class Subject:
         return ", ".join(self.plan.label_on(self.source.sampler_label))
 
 
-def sample_once(text: str, images: str) -> None:
+def sample_once(text: str, images: str, device: str) -> None:
     """One case of ``images`` samples: what a process of its own does whose peak memory is measured."""
-    named = read(text)
+    named = read(text, device=device)
     named.build().sample(draw(named.source.shape, 1, int(images), 0, named.source.labels).cases[0])
 
 
-def read(text: str | Path, guidance: float = 1.0, device: str = "cpu", steps: int = BASELINE_STEPS) -> Subject:
-    """The subject that ``text`` names.  Raises BadInput for what is no model, artifact or plan.
+def read(
+    text: str | Path | Source | Subject, guidance: float = 1.0, device: str | None = None, steps: int = BASELINE_STEPS
+) -> Subject:
+    """The subject that ``text`` names; a :class:`Source` is one without a plan.
 
-    ``guidance``, ``device`` and ``steps`` are for folders; an artifact has its own.
+    ``guidance`` and ``steps`` are for folders; an artifact has its own, and its own device unless another is asked for.
+    Raises BadInput for what is no model, artifact or plan.
     """
+    if isinstance(text, Subject):
+        return text
+    if isinstance(text, Source):
+        name = text.name if text.folder is None else str(text.folder)
+        return Subject(name, text, Plan(), text.build, named=text.folder is not None)
     text = str(text)
     if artifact.is_artifact(text):
-        source, plan, _ = artifact.parts(text)
-        return Subject(text, source, plan, lambda: artifact.load(text)[0])
+        source, plan, _ = artifact.parts(text, device=device)
+        return Subject(text, source, plan, lambda: artifact.load(text, device=device)[0])
     folder, plus, file = text.rpartition("+")
     if not plus or Path(text).exists():
         folder, file = text, ""
-    source = sources.load(folder, guidance=guidance, device=device, steps=steps)
+    source = sources.load(folder, guidance=guidance, device=device or "cpu", steps=steps)
     plan = plans.read(file) if file else Plan()
     reason = plan.refusal(source.build().facts) if file else None
     if reason is not None:

@@ -120,3 +120,21 @@ def test_bad_input(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_a_source_and_a_module_of_ones_own_are_compared(tiny_folder: Path) -> None:
+    import torch
+
+    import hasten
+    from hasten.diffusion import schedule
+
+    class Scaled(torch.nn.Conv2d):
+        def forward(self, x: torch.Tensor, _t: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)
+
+    module = hasten.load(Scaled(1, 1, 3, padding=1), schedule=schedule.cosine(), prediction="sample", shape=(1, 8, 8))
+    result = hasten.compare(module, module, kind="step", rounds=9, images=64, seconds=20.0)
+    assert result["b"]["peak_bytes"] is None
+    assert any("a module of your own" in warning for warning in result["warnings"])
+    folder = hasten.load(tiny_folder)
+    assert hasten.compare(folder, folder, kind="step", rounds=9, images=16, seconds=20.0)["b"]["peak_bytes"] > 50e6

@@ -215,7 +215,7 @@ def _decoded(
 
 
 def _refuse(bad: str) -> None:
-    raise BadInput(f"{bad}; repair or remove it, or let such files be skipped (--skip-bad)")
+    raise BadInput(f"{bad}; repair or remove it, or write skip_bad = true in [data] of the recipe")
 
 
 def _each(call: Callable[[Item], Found], items: Sequence[Item], threads: int) -> Generator[Found]:

@@ -21,6 +21,7 @@ from safetensors.torch import save
 from hasten.errors import BadInput
 from hasten.files import umask, why
 from hasten.measure import pair
+from hasten.measure.clock import Clock
 from hasten.measure.stats import FEWEST_ROUNDS
 from hasten.model import source as sources
 from hasten.model.config import read_folder
@@ -111,6 +112,7 @@ def speeds(dense: Source, folder: Path, say: Callable[[str], None]) -> dict[str,
             lambda plan=plan: plans.build(sparse, plan),  # type: ignore[misc]
             draw(dense.shape, 1, 16, 0, dense.labels),
             rounds=FEWEST_ROUNDS,
+            clock=Clock(dense.device),
         )
     return found
 

@@ -54,7 +54,7 @@ class Ops:
 
 def ops(call: Callable[[], object], repeats: int = 3, peaks: Peaks | None = None, clock: Clock | None = None) -> Ops:
     """Profile ``call``, which is made once to warm up, once to count work, and ``repeats`` times with and without."""
-    clock = clock or Clock("cuda" if torch.cuda.is_available() else "cpu")
+    clock = clock or Clock()
     call()
     plain, ratios = [], []
     sums: dict[str, list[tuple[int, float, float]]] = defaultdict(list)

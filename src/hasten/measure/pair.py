@@ -174,12 +174,12 @@ def compare_many(
     another shape than the reference's, drops out with its reason and the others go on; without the reference all ends.
     No round is begun after ``deadline`` (in seconds of ``time.perf_counter()``), nor one that would end after it if it
     took as long as the longest so far, nor once ``stop()`` says so.  Raises ValueError for a workload without cases or
-    an unknown reference.
+    an unknown reference.  ``clock`` is that of the device that the plans run on, the host's by default.
     """
     cases = list(workload.cases)
     if not cases or reference not in builders:
         raise ValueError("a comparison needs a case and a reference that is among its builders")
-    clock = clock or Clock("cuda" if torch.cuda.is_available() else "cpu")
+    clock = clock or Clock()
     images, longest, log, mhz = workload.images_per_case, 0.0, list[Observation](), list[float]()
     runners = {name: _Runner(name, log) for name in builders}
     for name, runner in runners.items():

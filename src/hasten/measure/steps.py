@@ -54,7 +54,7 @@ def profile_steps(target: Steppable, case: Any, clock: Clock | None = None) -> S
     No sample before warms up, so that the first step shows what a sample does once; the sample without marks comes
     after.  The target is left as it was.
     """
-    clock = clock or Clock("cuda" if torch.cuda.is_available() else "cpu")
+    clock = clock or Clock()
     mark, marks, network = mark_of(clock), [], target.network
 
     def marked(*inputs: Any) -> Any:

@@ -15,6 +15,7 @@ from hasten.environment import python_child
 from hasten.errors import HastenError
 from hasten.files import write_text
 from hasten.measure import pair, quality
+from hasten.measure.clock import Clock
 from hasten.measure.memory import peak_bytes
 from hasten.measure.profile import Row, profile
 from hasten.measure.roofline import Peaks
@@ -154,6 +155,7 @@ def _tried(run: Run, proposals: list[Proposal]) -> list[Engine]:
             seed=run.seed,
             stop=lambda: done >= at_least and late(),
             on_round=on_round,
+            clock=Clock(run.source.device),
         )
         seconds: dict[str, tuple[float, ...]] = {}
         for name, each in comparisons.items():
@@ -256,9 +258,8 @@ def _peak(run: Run, plan: Plan) -> int:
     with tempfile.TemporaryDirectory(prefix=".peak.", dir=run.out) as folder:
         path = Path(folder, "plan.toml")
         plans.write(plan, path)
-        return peak_bytes(
-            python_child("-c", ONCE, f"{run.source.folder}+{path}", str(run.images_per_case)), timeout=300.0
-        )
+        words = (f"{run.source.folder}+{path}", str(run.images_per_case), run.source.device)
+        return peak_bytes(python_child("-c", ONCE, *words), timeout=300.0)
 
 
 def closest(engines: Sequence[Engine]) -> Engine:

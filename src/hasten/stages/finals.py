@@ -13,6 +13,7 @@ import torch
 from hasten import result
 from hasten.errors import HastenError
 from hasten.measure import pair, quality
+from hasten.measure.clock import Clock
 from hasten.measure.pair import Comparison
 from hasten.measure.quality import Quality, Reference
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict, median_ratio
@@ -89,7 +90,10 @@ def _measure(run: Run, finalists: list[Plan], reference: Reference, engines: lis
     def stop() -> bool:  # the fewest rounds that give a verdict are made in any case
         return rounds_done >= FEWEST_ROUNDS and run.over(CONFIRM_END)()
 
-    comparisons = pair.compare_many(builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round)
+    clock = Clock(run.source.device)
+    comparisons = pair.compare_many(
+        builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round, clock=clock
+    )
     run.warnings += next(iter(comparisons.values())).warnings
     measured: list[Confirmed] = []
 
@@ -163,6 +167,7 @@ def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison,
         rounds=FEWEST_ROUNDS,
         seed=run.seed + 1,
         stop=run.stopped,
+        clock=Clock(run.source.device),
         on_round=lambda done, rounds: run.say("attribute", f"round {done} of {rounds}: techniques removed"),
     )
     rows = []

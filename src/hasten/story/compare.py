@@ -25,11 +25,13 @@ from hasten.environment import environment, python_child
 from hasten.errors import BadInput, HastenError
 from hasten.gate import Condition
 from hasten.measure import pair, quality
+from hasten.measure.clock import Clock
 from hasten.measure.copies import MOST_TRAINING
 from hasten.measure.features import Features, network_features
 from hasten.measure.memory import peaks_at_once
 from hasten.measure.pair import Comparison
 from hasten.measure.stats import FEWEST_ROUNDS
+from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.model.workload import Case, Workload, draw
 from hasten.result import as_rows, speedup
@@ -80,8 +82,8 @@ class Asked:
 
 
 def compare(
-    a: str | Path | Subject,
-    b: str | Path | Subject,
+    a: str | Path | Source | Subject,
+    b: str | Path | Source | Subject,
     *,
     data: Data | None = None,
     kind: str = "sample",
@@ -103,7 +105,7 @@ def compare(
 
     Raises BadInput for what can't be asked the same questions or can't be trained, HastenError when a side fails.
     """
-    first, second = (one if isinstance(one, Subject) else subject.read(one, device=device) for one in (a, b))
+    first, second = (subject.read(one, device=device) for one in (a, b))
     check_alike(first, second, kind, data)
     asked = Asked(first, second, kind, data, images, seed, time.perf_counter(), seconds, progress or (lambda *_: None))
     for condition in conditions:
@@ -238,6 +240,7 @@ def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> C
         seed=asked.seed,
         stop=lambda: done >= min(FEWEST_ROUNDS, rounds) and late(),
         on_round=on_round,
+        clock=Clock(asked.a.source.device),
     )
 
 
@@ -334,6 +337,9 @@ def peak_memory(asked: Asked, main: Comparison, warnings: list[str]) -> list[int
     data = "" if asked.data is None else asked.data.name
     words = [asked.kind, str(asked.images), data, asked.a.source.device]
     sides = (asked.a, asked.b)
+    if any(not named.named for named in sides):
+        warnings.append("peak memory was not measured: a module of your own can't be built in another process")
+        return [None, None]
     found = peaks_at_once([python_child("-c", ONCE, named.text, *words) for named in sides], 600.0)
     for named, answer in zip(sides, found, strict=True):
         if isinstance(answer, HastenError):

@@ -94,6 +94,7 @@ def optimize(
             source, data, out, budget, seconds, images_per_case, seed, progress or (lambda *_: None), stopped,
             goal, memory_bytes, size_bytes,
         )  # fmt: skip
+        run.warnings += [] if data is None else data.notes
         swaps = [Swap(str(folder)) for folder in students]
         check_same(run, resume, None if features is None else features.name, [swap.weights for swap in swaps])
         return _optimize(run, command, features, swaps)

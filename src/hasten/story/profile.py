@@ -39,7 +39,6 @@ from hasten.model.workload import Case, draw
 from hasten.runtime import openvino
 from hasten.story.bottleneck import headline
 from hasten.subject import Subject
-from hasten.technique.plan import Plan
 from hasten.technique.quantize import calibration_states
 from hasten.train.step import TrainStep
 
@@ -119,7 +118,7 @@ def profile(
     if out is not None and (out / "profile.json").exists():
         raise BadInput(f"{out} holds a profile; choose another --out")
     say = progress or (lambda *_: None)
-    named = read(source, device)
+    named = subject.read(source, device=device)
     if data is not None and data.shape != named.source.shape:
         raise BadInput(
             f"{named.source.name} makes samples of shape {named.source.shape}, data {data.name} has {data.shape}"
@@ -189,15 +188,6 @@ def remember(result: dict[str, Any], named: Subject) -> None:
     settings = {"images": result["images"], "train": result["train"], "device": result["device"]}
     warning = history.record("profile", named.text, figures, sides=sides, settings=settings, env=result["environment"])
     result["notes"] += [warning] if warning else []
-
-
-def read(source: str | Path | Source | Subject, device: str) -> Subject:
-    """The subject; a :class:`Source` is one without a plan."""
-    if isinstance(source, Subject):
-        return source
-    if isinstance(source, Source):
-        return Subject(source.name, source, Plan(), source.build)
-    return subject.read(source, device=device)
 
 
 def prepare(

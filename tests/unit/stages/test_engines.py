@@ -100,7 +100,7 @@ def test_engines_far_behind_are_left_after_two_rounds_and_none_is_built_twice(tm
 
     monkeypatch.setattr(Run, "built", make)
     monkeypatch.setattr(Run, "workload", lambda *_: draw((1, 4, 4), 1, 16, 0))
-    source = type("Named", (), {"name": "model"})()
+    source = type("Named", (), {"name": "model", "device": "cpu"})()
     asked = Run(source, None, tmp_path, 0.02, 60.0, 16, 0, lambda *_: None, lambda: False)  # type: ignore[arg-type]
     proposals = [
         Proposal(Plan(each), "") for each in ((Layout(),), (Runtime(streams=1),), (Runtime(streams=1), Quantize()))
