@@ -96,6 +96,19 @@ def _write(file: IO[str], text: str) -> None:
     file.flush()
 
 
+def check_ours(folder: Path, mark: str) -> None:
+    """Raise BadInput for a folder that holds anything but what a run wrote, which begins with the file ``mark``."""
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BadInput(f"{folder} can't be written to ({why(error)}); choose another --out") from error
+    if names and mark not in names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise BadInput(f"{folder} holds files of another kind ({', '.join(names[:3])}{more}); choose another --out")
+
+
 def check_room(folder: Path, needed_bytes: int, what_for: str) -> None:
     """Raise BadInput when the disk of ``folder`` has less than ``needed_bytes`` free."""
     free_bytes = shutil.disk_usage(folder).free

@@ -170,6 +170,22 @@ def test_a_finished_folder_is_not_overwritten(run: Path, tiny_folder: Path, caps
     assert (run / "result.json").read_bytes() == before
 
 
+def test_ctrl_c_before_anything_is_found_ends_at_once(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    command = [sys.executable, "-m", "hasten", "optimize", str(tiny_folder), "--time", "9m", "--out", str(out)]
+    child = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (out / "run.json").exists():
+        assert child.poll() is None, child.stderr.read() if child.stderr else ""
+        time.sleep(0.05)
+    time.sleep(0.5)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not (out / "result.json").exists()
+
+
 def test_ctrl_c_verifies_the_best_so_far_and_resume_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     command = [sys.executable, "-m", "hasten", "optimize", str(tiny_folder), "--data", "digits", "--batch", "4"]
@@ -177,7 +193,7 @@ def test_ctrl_c_verifies_the_best_so_far_and_resume_goes_on(tiny_folder: Path, t
     child = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
     history = out / "history.jsonl"
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not (history.exists() and len(history.read_text().splitlines()) >= 5):
+    while time.monotonic() < deadline and not (history.exists() and '"images": 0' in history.read_text()):
         assert child.poll() is None, child.stderr.read() if child.stderr else ""
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)

@@ -157,3 +157,13 @@ def test_in_another_thread_nothing_is_touched() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_a_folder_with_anything_of_a_persons_own_is_refused(tmp_path) -> None:
+    guard.check_ours(tmp_path / "absent", "run.json")
+    guard.check_ours(tmp_path, "run.json")
+    (tmp_path / "plan.toml").write_text("mine")
+    with pytest.raises(BadInput, match=r"holds files of another kind .plan.toml.; choose another --out"):
+        guard.check_ours(tmp_path, "run.json")
+    (tmp_path / "run.json").write_text("{}")
+    guard.check_ours(tmp_path, "run.json")

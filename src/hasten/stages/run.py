@@ -47,6 +47,7 @@ class Run:
     began: float = field(default_factory=time.perf_counter)
     preparation_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    found: bool = False  # whether a plan was judged, that can be verified when Ctrl-C is pressed
 
     @property
     def size_matters(self) -> bool:
@@ -58,7 +59,14 @@ class Run:
         return lambda: self.stopped() or time.perf_counter() > self.began + share * self.seconds
 
     def say(self, phase: str, detail: str = "") -> None:
-        """Tell the person what is being done, and the seconds left."""
+        """Tell the person what is being done, and the seconds left.
+
+        Raises KeyboardInterrupt once Ctrl-C was pressed and nothing was found yet.
+        """
+        if self.stopped() and not self.found:
+            raise KeyboardInterrupt
+        if self.stopped():
+            detail = f"stopping after this; Ctrl-C again leaves: {detail}"
         self.progress(phase, detail, max(self.began + self.seconds - time.perf_counter(), 0.0))
 
     def workload(self, purpose: int, cases: int, images: int | None = None) -> Workload:

@@ -87,6 +87,7 @@ def optimize(
     out = Path(out)
     if (out / "result.json").exists() and not resume:
         raise BadInput(f"{out} holds a finished run; use --resume or another --out")
+    guard.check_ours(out, "run.json")
     if data is not None and data.shape != source.shape:
         raise BadInput(f"{source.name} makes samples of shape {source.shape}, data {data.name} has {data.shape}")
     with guard.holding(out), guard.stopping() as stopped:
@@ -119,8 +120,9 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
     late, too_late = run.over(SEARCH_END), run.over(SEARCH_END_AT_LAST)
 
     def stop(done: list[Trial]) -> bool:  # it goes on over time only as long as nothing holds
+        run.found = any(trial.judged for trial in done)
         held = any(trial.within(run.budget) for trial in done)
-        return (held and late()) or (too_late() and any(trial.judged for trial in done))
+        return (held and late()) or (too_late() and run.found)
 
     found = search(space, bench.evaluate, run.out / "history.jsonl", stop, run.budget)
     finalists = trials.choose(space, found, named, run.budget)

@@ -214,7 +214,7 @@ BAD = {
 def test_a_bad_picture_is_named(root, name: str) -> None:
     content, why = BAD[name]
     (root / "dog" / "bad.png").write_bytes(content)
-    with pytest.raises(BadInput, match=rf"dog/bad\.png: .*({why}).*--skip-bad") as caught:
+    with pytest.raises(BadInput, match=rf"dog/bad\.png: .*({why}).*skip_bad = true") as caught:
         folder.load(root, 8)
     assert "\n" not in str(caught.value)
 
