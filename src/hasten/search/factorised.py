@@ -1,7 +1,7 @@
 """What to measure next: ``ask(space, history, budget)`` is pure, so to resume is to read the history again.
 
 Samplers are ranked by successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): all of them at one number of
-evaluations by drift from the baseline on a few images, which hardly varies with the images; the best, there and at
+evaluations by drift from converged samples on a few images, which hardly varies with the images; the best, there and at
 other numbers, by drift and loss on more of them.  Two are judged on all search cases with the engine that is asked
 about.  Costs are known beforehand and errors fall with evaluations, so of each engine only the fewest evaluations
 within the budget matter: a bisection, and no cell that costs more than the best one so far.  Where that ends, twice as
@@ -24,7 +24,8 @@ FIRST_STEPS = 10  # likely to hold, so that there soon is something to do better
 
 @dataclass(frozen=True)
 class Trial:
-    """A point and what was measured there: ``drift_db`` from the baseline, ``worst``, the loss, or ``failure``."""
+    """A point and what was measured there: ``drift_db``, from the baseline where it was judged, from converged
+    samples where it was ranked, ``worst``, the loss, or ``failure``."""
 
     point: Point
     measured: dict[str, Any]

@@ -25,8 +25,10 @@ from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
 
-CONFIRM_END = 0.80  # the share of the time by whose end no further round begins, once there are enough
-MORE_END = 0.85  # and after which no further pairs are sampled for quality alone
+CONFIRM_END = 0.68  # the share of the time by whose end the rounds of the finalists are to be done
+MORE_END = 0.76  # after which no further pairs are sampled for quality alone
+SAFE_END = 0.86  # by whose end the engine alone is confirmed, where no finalist held
+ATTRIBUTE_END = 0.93  # by whose end it is told what each technique adds; saving takes what is left
 ROUNDS = 12
 MOST_SHARED = 3  # techniques of the network that shares are told for: the plans to time double with each
 HELD = (quality.NO_LOSS, quality.WITHIN)  # the better one first
@@ -49,13 +51,13 @@ def confirm(run: Run, finalists: list[Plan], safe: Plan, reference: Reference, e
     is confirmed: an engine alone with the baseline's own steps.  Where that does not hold either, the one that loses
     least is told of, with ``passed`` False.
     """
-    measured = _measure(run, finalists, reference, engines)
+    measured = _measure(run, finalists, reference, engines, CONFIRM_END)
     winner = _best(measured)
     if winner is None and safe.techniques and safe not in finalists and not run.stopped():
         run.warnings.append(
             "no finalist held on fresh cases: the engine alone was confirmed, with the baseline's steps"
         )
-        again = _measure(run, [safe], reference, engines)
+        again = _measure(run, [safe], reference, engines, SAFE_END)
         winner = _best(again)
         measured += again
     if winner is not None:
@@ -73,10 +75,25 @@ def _best(measured: list[Confirmed]) -> Confirmed | None:
     return next((each for verdict in HELD for each in measured if held(each) and each.quality.verdict == verdict), None)
 
 
-def _measure(run: Run, finalists: list[Plan], reference: Reference, engines: list[Engine]) -> list[Confirmed]:
-    """Each finalist that could be sampled, in the order given."""
+def seconds_per_image(run: Run, plan: Plan, engines: list[Engine]) -> float:
+    """What the rounds of the engines say that an image takes."""
+    network = plan.without(Sampler.name)[0] if plan.find(Sampler.name) else plan
+    engine = next((each for each in engines if each.plan == network and each.seconds), engines[0])
+    sampler = plan.find(Sampler.name)
+    return engine.median_seconds * (sampler.steps if isinstance(sampler, Sampler) else run.source.table.evaluations)
+
+
+def _measure(
+    run: Run, finalists: list[Plan], reference: Reference, engines: list[Engine], end: float
+) -> list[Confirmed]:
+    """Each finalist that could be sampled, in the order given; a round has as many images as the time until ``end``
+    allows."""
     run.say("confirm", "fresh cases")
-    workload = run.workload(CONFIRM, ROUNDS)
+    costs = sum(seconds_per_image(run, plan, engines) for plan in (Plan(), *finalists))
+    images = max(run.images_that_fit(costs, FEWEST_ROUNDS + 1, end, run.images_per_case), 1)
+    if images < run.images_per_case:
+        run.warnings.append(f"timed {images} images at once, not {run.images_per_case}: a longer --time allows more")
+    workload = run.workload(CONFIRM, ROUNDS, images)
     builders: dict[str, pair.Builder] = {"baseline": lambda: run.build(Plan())}
     for number, plan in enumerate(finalists):
         builders[f"candidate {number}"] = lambda plan=plan: run.build(plan)  # type: ignore[misc]
@@ -88,7 +105,7 @@ def _measure(run: Run, finalists: list[Plan], reference: Reference, engines: lis
         run.say("confirm", f"round {done} of {rounds}: baseline and {len(finalists)} finalists on the same noise")
 
     def stop() -> bool:  # the fewest rounds that give a verdict are made in any case
-        return rounds_done >= FEWEST_ROUNDS and run.over(CONFIRM_END)()
+        return rounds_done >= FEWEST_ROUNDS and run.over(end)()
 
     clock = Clock(run.source.device)
     comparisons = pair.compare_many(
@@ -113,7 +130,7 @@ def _measure(run: Run, finalists: list[Plan], reference: Reference, engines: lis
             lambda cases: run.workload(MORE, cases, UNTIMED_BATCH),
             budget=run.budget,
             # a finalist that is believed before this one and held is the winner already
-            stop=lambda: any(held(one) for one in measured) or run.over(MORE_END)(),
+            stop=lambda: any(held(one) for one in measured) or run.over(max(end, MORE_END))(),
             say=lambda detail: run.say("confirm", detail),
         )
         faster = comparison.verdict is Verdict.FASTER or run.goal in ("memory", "size")
@@ -128,15 +145,18 @@ def held(confirmed: Confirmed) -> bool:
 
 def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, engines: list[Engine]) -> dict[str, float]:
     """How far baseline and winner are, in dB, from the model's own converged samples of the first fresh case."""
-    goal = faithful(run, engines, CONVERGED).sample(run.workload(CONFIRM, 1).cases[0])
     comparison = confirmed.comparison
+    case = run.workload(CONFIRM, 1, len(comparison.samples_a[0])).cases[0]
+    goal = faithful(run, engines, CONVERGED).sample(case)
     return {
         "baseline": quality.drift_db(goal, comparison.samples_a[0], reference.span),
         "candidate": quality.drift_db(goal, comparison.samples_b[0], reference.span),
     }
 
 
-def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison, tuple[pair.Observation, ...]]:
+def attribute(
+    run: Run, winner: Plan, engines: list[Engine]
+) -> tuple[list[dict[str, Any]], Comparison, tuple[pair.Observation, ...]]:
     """What each technique adds: the winner without it, and its share; and the winner against itself, the noise floor.
 
     A share is Shapley's: the mean, over all orders in which the techniques of the network can be added, of what this
@@ -144,26 +164,32 @@ def attribute(run: Run, winner: Plan) -> tuple[list[dict[str, Any]], Comparison,
     don't count).  A sampler multiplies evaluations whatever the engine, so its share is what the winner loses without
     it.  Of more than MOST_SHARED techniques no shares are told.
 
-    Cases have a quarter of the images: without its sampler the winner takes as many evaluations as the baseline.
+    Cases have a quarter of the images, or as many as the time allows: without its sampler the winner takes as many
+    evaluations as the baseline.  Where not even one fits, the winner alone is timed, against itself.
     """
     network = [t for t in winner.techniques if t.name != Sampler.name]
     orders = _orders(network) if len(network) <= MOST_SHARED else []
     sets = {frozenset(order[:n]) for order in orders for n in range(len(order) + 1)}
     sets |= {frozenset(t.name for t in Plan(tuple(network)).without(each.name)[0].techniques) for each in network}
-    builders: dict[str, pair.Builder] = {
-        "candidate": lambda: run.build(winner),
-        "candidate again": lambda: run.build(winner),
-    }
+    timed = {"candidate": winner, "candidate again": winner}
     whole = frozenset(t.name for t in network)
     for names in sorted(sets - {whole}, key=sorted):
-        left = Plan(tuple(t for t in winner.techniques if t.name in names or t.name == Sampler.name))
-        builders[_named(names)] = lambda left=left: run.build(left)  # type: ignore[misc]
+        timed[_named(names)] = Plan(tuple(t for t in winner.techniques if t.name in names or t.name == Sampler.name))
     if winner.find(Sampler.name) is not None:
-        builders[f"without {Sampler.name}"] = lambda: run.build(Plan(tuple(network)))
+        timed[f"without {Sampler.name}"] = Plan(tuple(network))
+    cost = sum(seconds_per_image(run, plan, engines) for plan in timed.values())
+    images = run.images_that_fit(cost, FEWEST_ROUNDS + 1, ATTRIBUTE_END, max(run.images_per_case // 4, 1))
+    if not images:
+        run.warnings.append("what each technique adds was not told apart in the time: a longer --time tells it")
+        timed = {name: plan for name, plan in timed.items() if plan == winner}
+    builders: dict[str, pair.Builder] = {
+        name: lambda plan=plan: run.build(plan)  # type: ignore[misc]
+        for name, plan in timed.items()
+    }
     comparisons = pair.compare_many(
         builders,
         "candidate",
-        run.workload(CONFIRM, FEWEST_ROUNDS, max(run.images_per_case // 4, 1)),
+        run.workload(CONFIRM, FEWEST_ROUNDS, max(images, 1)),
         rounds=FEWEST_ROUNDS,
         seed=run.seed + 1,
         stop=run.stopped,

@@ -58,6 +58,12 @@ class Run:
         """Tells whether ``share`` of the time is used, or Ctrl-C was pressed."""
         return lambda: self.stopped() or time.perf_counter() > self.began + share * self.seconds
 
+    def images_that_fit(self, seconds: float, rounds: int, share: float, most: int) -> int:
+        """How many images, 0 to ``most``, a round may have so that ``rounds`` end by ``share`` of the time, where
+        an image takes ``seconds`` of a round."""
+        left = self.began + share * self.seconds - time.perf_counter()
+        return max(min(int(left / (rounds * seconds)), most), 0)
+
     def say(self, phase: str, detail: str = "") -> None:
         """Tell the person what is being done, and the seconds left.
 

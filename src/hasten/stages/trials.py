@@ -15,7 +15,7 @@ from hasten.model.target import Target
 from hasten.search import factorised
 from hasten.search.factorised import Trial
 from hasten.search.space import ALL, Cost, Point, Space
-from hasten.stages.engines import Engine, faithful
+from hasten.stages.engines import CONVERGED, Engine, faithful
 from hasten.stages.run import SEARCH, Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
@@ -23,7 +23,7 @@ from hasten.technique.sampler import Sampler
 
 SEARCH_IMAGES, SEARCH_BATCH = 64, 8
 FINALISTS = 3
-SAFER_DB = 1.5  # how much closer to the baseline the next finalist is
+SAFER = 0.25  # of the budget: how much less the next finalist loses
 FRONT = "front"  # the folder of its plans
 
 
@@ -41,12 +41,19 @@ class Bench:
         self.cases = run.workload(SEARCH, SEARCH_IMAGES // SEARCH_BATCH, SEARCH_BATCH).cases
         same = faithful(run, tried)
         self.baseline = reference.view(torch.cat([same.sample(case) for case in self.cases]))
+        same.table = CONVERGED.table(same.schedule)
+        most = max(images for images, _ in factorised.RUNGS)
+        self.converged = torch.cat([same.sample(case) for case in self.cases[: most // SEARCH_BATCH]])
         self.targets: dict[str, Target] = {}
         self.made: dict[tuple[str, Sampler], list[torch.Tensor]] = {}
 
     def evaluate(self, point: Point) -> dict[str, Any]:
-        """Drift from the baseline and loss, that on few images without a verdict on copies, which need many, and on too
-        few not at all; ``failure`` where it could not be sampled."""
+        """Drift and loss, that on few images without a verdict on copies, which need many, and on too few not at all;
+        ``failure`` where it could not be sampled.
+
+        Drift is from the baseline; on few images, where samplers are ranked, from the model's converged samples: those
+        that share the baseline's own error are the nearest to it, and not the best.
+        """
         engine = self.engines[point["engine"]]
         sampler = sampler_of(point)
         doing = "judging" if point["images"] == ALL else "ranking"
@@ -60,10 +67,12 @@ class Bench:
         measured: dict[str, Any] = {"failure": None, "evaluations": self.targets[engine.name].table.evaluations}
         baseline = self.baseline.first(len(samples))
         if len(samples) < quality.MIN_PAIRS:
-            return measured | {"drift_db": quality.drift_db(baseline.samples, samples)}
+            return measured | {"drift_db": quality.drift_db(self.converged[: len(samples)], samples)}
         judged = quality.compare(self.reference, baseline, self.reference.view(samples), budget=self.run.budget)
-        worst = judged.worst if point["images"] == ALL else judged.lost
-        return measured | {"loss": judged.loss, "worst": worst, "drift_db": judged.drift_db}
+        if point["images"] == ALL:
+            return measured | {"loss": judged.loss, "worst": judged.worst, "drift_db": judged.drift_db}
+        drift = quality.drift_db(self.converged[: len(samples)], samples)
+        return measured | {"loss": judged.loss, "worst": judged.lost, "drift_db": drift}
 
     def _samples(self, engine: Engine, sampler: Sampler, cases: int) -> torch.Tensor:
         """Of the first ``cases``."""
@@ -93,7 +102,8 @@ def as_plan(point: Point, engines: dict[str, Engine]) -> Plan:
 
 
 def choose(space: Space, trials: list[Trial], engines: dict[str, Engine], budget: float) -> list[Plan]:
-    """The finalists in the order in which they will be believed: the best within budget, then safer, costlier ones.
+    """The finalists in the order in which they will be believed: the best within budget, then costlier ones that are
+    safer by what they lose.
 
     Where the search cases, which are few, show none within it, the two that lose least: fresh cases decide.  Raises
     HastenError when no plan could be judged.
@@ -104,11 +114,11 @@ def choose(space: Space, trials: list[Trial], engines: dict[str, Engine], budget
         if not judged:
             raise HastenError("no plan could be judged: all failed, or the time was too short; raise --time")
         return [as_plan(trial.point, engines) for trial in judged[:2]]
-    finalists, safest = [held[0]], held[0].measured["drift_db"]
+    finalists, safest = [held[0]], held[0].measured["worst"]
     for trial in held[1:]:
-        if len(finalists) < FINALISTS and trial.measured["drift_db"] > safest + SAFER_DB:
+        if len(finalists) < FINALISTS and trial.measured["worst"] < safest - SAFER * budget:
             finalists.append(trial)
-            safest = trial.measured["drift_db"]
+            safest = trial.measured["worst"]
     return [as_plan(trial.point, engines) for trial in finalists]
 
 

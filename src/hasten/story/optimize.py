@@ -38,7 +38,7 @@ from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
 
-TRIALS = 4  # what a trial of the history holds; counted up when that changes
+TRIALS = 5  # what a trial of the history holds; counted up when that changes
 SEARCH_END = 0.38  # the share of the time by whose end no further trial begins
 SEARCH_END_AT_LAST = 0.55  # the same while no plan holds the budget
 REFERENCE_IMAGES = 256
@@ -127,7 +127,7 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
     found = search(space, bench.evaluate, run.out / "history.jsonl", stop, run.budget)
     finalists = trials.choose(space, found, named, run.budget)
     confirmed = finals.confirm(run, finalists, engines.closest(kept).plan, reference, tried)
-    attribution, noise_floor, log = finals.attribute(run, confirmed.plan)
+    attribution, noise_floor, log = finals.attribute(run, confirmed.plan, tried)
     winner = next(e for e in kept if e.plan == confirmed.plan.without(Sampler.name)[0])
     converged = finals.drift_to_converged(run, confirmed, reference, tried)
     refusals += engines.refuse_slower(confirmed.plan, tried, refusals)
