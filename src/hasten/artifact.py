@@ -170,7 +170,7 @@ def parts(folder: Path | str, source: Source | None = None, device: str | None =
     if source is None:
         if not about.has_source:
             raise BadInput(f"{folder} was made from a module of your own; pass it: load(folder, hasten.load(module))")
-        source = _source(folder / "source", about, device or about.device)
+        source = replace(_source(folder / "source", about, device or about.device), name=about.name)
     elif device is not None:
         check_device(device)
         source = replace(source, device=device)

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,23 +41,23 @@ class Source:
     """
 
     name: str
-    module: Callable[[], torch.nn.Module]
-    call: Call
+    module: Callable[[], torch.nn.Module] = field(repr=False)
+    call: Call = field(repr=False)
     shape: tuple[int, ...]
-    schedule: Schedule
+    schedule: Schedule = field(repr=False)
     prediction: Prediction
     weight_hash: str
     folder: Path | None = None
     num_labels: int | None = None
     null_label: int | None = None
-    label_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = field(default=(), repr=False)
     sigma_data: float = 0.5
     guidance: float = 1.0
-    attribution: str = ""
+    attribution: str = field(default="", repr=False)
     device: str = "cpu"
     slim: bool = False
     steps: int = BASELINE_STEPS
-    scheduler: dict[str, Any] | None = None
+    scheduler: dict[str, Any] | None = field(default=None, repr=False)
 
     @cached_property
     def table(self) -> Table:
@@ -152,6 +152,17 @@ def load_slim(folder: Path, weights: str, guidance: float) -> Source:
     return replace(_from_folder(folder, weights), guidance=guidance)
 
 
+def name_of(folder: Path) -> str:
+    """What a person calls the model in the absolute ``folder``: one that a run left there goes by the run's name, one
+    in Hugging Face's cache by its repository's."""
+    run = folder.parent
+    if any((run / made).is_file() for made in ("run.json", "recipe.toml")):
+        return run.name if folder.name == "model" else f"{run.name}/{folder.name}"
+    if run.name == "snapshots" and run.parent.name.startswith("models--"):
+        return run.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
 def call_module(
     module: torch.nn.Module, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None
 ) -> torch.Tensor:
@@ -198,7 +209,7 @@ def _from_folder(folder: Path, slim: str = "") -> Source:
     size = config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     return Source(
-        name=folder.resolve().name,
+        name=name_of(folder.resolve()),
         module=lambda: build_network(spec),
         call=call_unet,
         shape=(int(config["in_channels"]), int(height), int(width)),
