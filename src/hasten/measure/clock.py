@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -77,6 +78,31 @@ class Clock:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The ``seconds`` that a run was given, and the clock that they are counted by, from when this was made."""
+
+    clock: Clock
+    seconds: float
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "began", self.clock.now())
+
+    @property
+    def used(self) -> float:
+        """Seconds since the run began."""
+        return self.clock.now() - self.began
+
+    def left(self, share: float = 1.0) -> float:
+        """Seconds until ``share`` of the time is used; negative once it is."""
+        return share * self.seconds - self.used
+
+    def calls_that_fit(self, seconds: float, share: float, most: int) -> int:
+        """How many calls of ``seconds`` each, 0 to ``most``, end by ``share`` of the time."""
+        return max(min(int(self.left(share) / seconds), most), 0)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from hasten.environment import python_child
 from hasten.errors import HastenError
 from hasten.files import write_text
 from hasten.measure import pair, quality
-from hasten.measure.clock import Clock
 from hasten.measure.memory import peak_bytes
 from hasten.measure.profile import Row, profile
 from hasten.measure.roofline import Peaks
@@ -155,7 +154,7 @@ def _tried(run: Run, proposals: list[Proposal]) -> list[Engine]:
             seed=run.seed,
             stop=lambda: done >= at_least and late(),
             on_round=on_round,
-            clock=Clock(run.source.device),
+            clock=run.clock,
         )
         seconds: dict[str, tuple[float, ...]] = {}
         for name, each in comparisons.items():
@@ -276,8 +275,8 @@ def faithful(run: Run, engines: list[Engine], *techniques: Technique) -> Target:
 
 
 def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> list[Refusal]:
-    """Techniques that were tried and are not in the winner: how the best engine with each compares, with the interval
-    of the rounds that both made."""
+    """Techniques that were tried and are not in the winner: how the best engine with each compares to the winner's,
+    with the interval of the rounds that both made."""
     network = [t for t in winner.techniques if not isinstance(t, Sampler)]
     mine = next((e for e in engines if list(e.plan.techniques) == network and e.seconds), None)
     refused = {refusal.label for refusal in known}
@@ -290,13 +289,24 @@ def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> 
             if engine.failure:
                 rows.append(Refusal(technique.name, technique.label, f"failed: {engine.failure}"))
             elif mine is not None and engine.seconds:
-                found = engine.against(mine).inverse()
-                words = {Verdict.FASTER: "faster, but no plan with it held", Verdict.SLOWER: "slower"}
-                said = words.get(verdict(engine.against(mine)), "dropped: no faster for certain")
-                if len(engine.seconds) <= SCREENING_ROUNDS and found.high < 1.0 / FAR:
-                    said = "slower"  # so much that few rounds were enough
-                interval = f"{found.low:.2f} to {found.high:.2f}, {found.n} round{'s' if found.n > 1 else ''}"
-                speed = f"{found.ratio:.2f}x the speed of {mine.name} here ({interval})"
-                reason = f"{said}: {engine.name} has {speed}"
-                rows.append(Refusal(technique.name, technique.label, reason))
+                rows.append(Refusal(technique.name, technique.label, _slower(technique, engine, mine)))
     return rows
+
+
+def _slower(technique: Technique, engine: Engine, winner: Engine) -> str:
+    """Why ``technique``, best on ``engine``, is not in the winner; other techniques are named where they had to be
+    changed too."""
+    found = engine.against(winner).inverse()
+    if found.n < FEWEST_ROUNDS and found.high >= 1.0 / FAR:
+        said = "not told apart in the time"
+    else:  # so far behind that few rounds were enough, or enough rounds
+        certain = verdict(engine.against(winner)) if found.n >= FEWEST_ROUNDS else Verdict.SLOWER
+        said = {Verdict.FASTER: "faster, but no plan with it held", Verdict.SLOWER: "slower"}.get(
+            certain, "no faster for certain"
+        )
+    rest = [t for t in engine.plan.techniques if t != technique]
+    added = [t.label for t in rest if t not in winner.plan.techniques]
+    than = "with it" if rest == list(winner.plan.techniques) else f"the speed of {winner.name}"
+    beside = f", beside {' + '.join(added)}" if added else ""
+    rounds = f"{found.n} round{'s' if found.n > 1 else ''}"
+    return f"{said}: {found.ratio:.2f}x {than} here ({found.low:.2f} to {found.high:.2f}, {rounds}){beside}"

@@ -13,7 +13,6 @@ import torch
 from hasten import result
 from hasten.errors import HastenError
 from hasten.measure import pair, quality
-from hasten.measure.clock import Clock
 from hasten.measure.pair import Comparison
 from hasten.measure.quality import Quality, Reference
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict, median_ratio
@@ -107,9 +106,8 @@ def _measure(
     def stop() -> bool:  # the fewest rounds that give a verdict are made in any case
         return rounds_done >= FEWEST_ROUNDS and run.over(end)()
 
-    clock = Clock(run.source.device)
     comparisons = pair.compare_many(
-        builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round, clock=clock
+        builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round, clock=run.clock
     )
     run.warnings += next(iter(comparisons.values())).warnings
     measured: list[Confirmed] = []
@@ -193,7 +191,7 @@ def attribute(
         rounds=FEWEST_ROUNDS,
         seed=run.seed + 1,
         stop=run.stopped,
-        clock=Clock(run.source.device),
+        clock=run.clock,
         on_round=lambda done, rounds: run.say("attribute", f"round {done} of {rounds}: techniques removed"),
     )
     rows = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hasten.data.array import Data
+from hasten.measure.clock import Clock, Deadline
 from hasten.model.config import read_folder
 from hasten.model.source import Source
 from hasten.model.target import Target
@@ -44,10 +44,18 @@ class Run:
     goal: str = "throughput"
     memory_bytes: float | None = None
     size_bytes: float | None = None
-    began: float = field(default_factory=time.perf_counter)
     preparation_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
     found: bool = False  # whether a plan was judged, that can be verified when Ctrl-C is pressed
+    deadline: Deadline = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline = Deadline(Clock(self.source.device), self.seconds)
+
+    @property
+    def clock(self) -> Clock:
+        """What everything in the run is timed by."""
+        return self.deadline.clock
 
     @property
     def size_matters(self) -> bool:
@@ -56,13 +64,12 @@ class Run:
 
     def over(self, share: float) -> Callable[[], bool]:
         """Tells whether ``share`` of the time is used, or Ctrl-C was pressed."""
-        return lambda: self.stopped() or time.perf_counter() > self.began + share * self.seconds
+        return lambda: self.stopped() or self.deadline.left(share) < 0.0
 
     def images_that_fit(self, seconds: float, rounds: int, share: float, most: int) -> int:
         """How many images, 0 to ``most``, a round may have so that ``rounds`` end by ``share`` of the time, where
         an image takes ``seconds`` of a round."""
-        left = self.began + share * self.seconds - time.perf_counter()
-        return max(min(int(left / (rounds * seconds)), most), 0)
+        return self.deadline.calls_that_fit(rounds * seconds, share, most)
 
     def say(self, phase: str, detail: str = "") -> None:
         """Tell the person what is being done, and the seconds left.
@@ -73,7 +80,7 @@ class Run:
             raise KeyboardInterrupt
         if self.stopped():
             detail = f"stopping after this; Ctrl-C again leaves: {detail}"
-        self.progress(phase, detail, max(self.began + self.seconds - time.perf_counter(), 0.0))
+        self.progress(phase, detail, max(self.deadline.left(), 0.0))
 
     def workload(self, purpose: int, cases: int, images: int | None = None) -> Workload:
         """Cases of ``images`` (the run's own number by default) for one purpose."""

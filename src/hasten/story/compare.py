@@ -10,7 +10,6 @@ Kinds: ``sample`` (whole samples), ``step`` (one evaluation of the network), ``t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from hasten.environment import environment, python_child
 from hasten.errors import BadInput, HastenError
 from hasten.gate import Condition
 from hasten.measure import pair, quality
-from hasten.measure.clock import Clock
+from hasten.measure.clock import Clock, Deadline
 from hasten.measure.copies import MOST_TRAINING
 from hasten.measure.features import Features, network_features
 from hasten.measure.memory import peaks_at_once
@@ -57,17 +56,16 @@ class Asked:
     data: Data | None
     images: int
     seed: int
-    began: float
-    seconds: float
+    deadline: Deadline
     progress: Progress
 
     def over(self, share: float) -> bool:
         """Whether ``share`` of the time is used."""
-        return time.perf_counter() > self.began + share * self.seconds
+        return self.deadline.left(share) < 0.0
 
     def say(self, phase: str, detail: str) -> None:
         """Tell the person, with the time left."""
-        self.progress(phase, detail, max(self.began + self.seconds - time.perf_counter(), 0.0))
+        self.progress(phase, detail, max(self.deadline.left(), 0.0))
 
     def workload(self, cases: int, images: int, purpose: int) -> Workload:
         """Cases by purpose."""
@@ -107,7 +105,8 @@ def compare(
     """
     first, second = (subject.read(one, device=device) for one in (a, b))
     check_alike(first, second, kind, data)
-    asked = Asked(first, second, kind, data, images, seed, time.perf_counter(), seconds, progress or (lambda *_: None))
+    deadline = Deadline(Clock(first.source.device), seconds)
+    asked = Asked(first, second, kind, data, images, seed, deadline, progress or (lambda *_: None))
     for condition in conditions:
         if condition.figure in ("quality", "drift") and kind != "sample":
             raise BadInput(f"--gate {condition}: --kind {kind} makes no samples; use --kind sample")
@@ -141,7 +140,7 @@ def compare(
         "kind": kind,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
-        "seconds": time.perf_counter() - asked.began,
+        "seconds": asked.deadline.used,
         "a": side(first, main, "baseline", peaks[0], asked),
         "b": side(second, main, "candidate", peaks[1], asked),
         "images_per_case": images,
@@ -240,7 +239,7 @@ def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> C
         seed=asked.seed,
         stop=lambda: done >= min(FEWEST_ROUNDS, rounds) and late(),
         on_round=on_round,
-        clock=Clock(asked.a.source.device),
+        clock=asked.deadline.clock,
     )
 
 
@@ -358,9 +357,9 @@ def once(text: str, kind: str, images: str, data: str, device: str) -> None:
         if data and kind in TRAINED
         else None
     )
-    asked = Asked(
-        named, named, "train-step" if kind == "epoch" else kind, found, int(images), 0, 0.0, 0.0, lambda *_: None
-    )
+    deadline = Deadline(Clock(device), 0.0)
+    kind = "train-step" if kind == "epoch" else kind
+    asked = Asked(named, named, kind, found, int(images), 0, deadline, lambda *_: None)
     worker = workers(asked, named)()
     for case in asked.workload(2 if kind in TRAINED else 1, int(images), 1).cases:
         worker.sample(case)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +156,7 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
         run.out / "result.json",
         command=command,
         seed=run.seed,
-        seconds=time.perf_counter() - run.began,
+        seconds=run.deadline.used,
         source=source,
         parameters=target.facts.parameters,
         data=run.data,
