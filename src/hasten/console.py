@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hasten.files import size
+
 if TYPE_CHECKING:
     from hasten.train.log import Shown
     from hasten.train.plan import Row
 
-WIDTH = 80
+WIDTH, BAR = 80, 20
 UNITS = {"sample": "case", "step": "evaluation", "train-step": "step", "epoch": "epoch"}
 Report = Callable[[str, str, float], None]
 
@@ -40,9 +43,11 @@ def progress() -> Iterator[Report]:
         SpinnerColumn(),
         TextColumn("{task.fields[phase]:<10}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn(
+            "{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        ),  # it alone gives way where the line is too long
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as display:
         task = display.add_task("", phase="start", detail="")
 
         def report(phase: str, detail: str, left: float) -> None:
@@ -50,6 +55,26 @@ def progress() -> Iterator[Report]:
             display.update(task, phase=phase, detail=plain(shown))
 
         yield report
+
+
+def counted(report: Report, phase: str) -> Callable[[str, int, int], None]:
+    """``tell(what, done, of)`` that shows a bar with the time left, by what was done since it was at none."""
+    began = time.perf_counter()
+
+    def tell(what: str, done: int, of: int) -> None:
+        nonlocal began
+        if not done:
+            began = time.perf_counter()
+        left = (time.perf_counter() - began) * (of - done) / done if done else 0.0
+        report(phase, f"{bar(done, of, BAR)}  {done} of {of}  {what}", left)
+
+    return tell
+
+
+def bar(done: int, of: int, width: int) -> str:
+    """``width`` characters, as many of them heavy as ``done`` is of ``of``."""
+    heavy = width * done // of
+    return "\u2501" * heavy + "\u2500" * (width - heavy)
 
 
 @contextmanager
@@ -81,32 +106,30 @@ def training_lines(shown: Shown, width: int = WIDTH) -> str:
     count = f"{shown.step:,} of {shown.steps:,}"
     left = f"{clock(shown.seconds_left)} left"
     room = max(width - len(count) - len(left) - 11, 5)
-    done = room * shown.step // shown.steps
-    bar = "\u2501" * done + "\u2500" * (room - done)
     figures = (
         f"loss {shown.loss:.4g}",
         f"{shown.images_per_second:.3g} images/s",
         f"stall {shown.stall:.0%}",
-        f"{shown.memory_bytes / 2**30:.3g} GiB",
+        size(shown.memory_bytes),
         f"grad {shown.gradient_norm:.2g}",
         f"lr {shown.learning_rate:.2g}",
     )
-    return f"train  {bar}  {count}  {left}\n{'  '.join(figures)}"
+    return f"train  {bar(shown.step, shown.steps, room)}  {count}  {left}\n{'  '.join(figures)}"
 
 
 def step_table(rows: Sequence[Row]) -> str:
     """What a training step takes by choice, predicted and as it ran, in at most 80 columns."""
-    lines = [f"{'':<39}{'peak MiB':>9}{'as run':>8}{'off':>6}{'step s':>9}{'as run':>9}"]
+    lines = [f"{'':<39}{'peak MB':>9}{'as run':>8}{'off':>6}{'step s':>9}{'as run':>9}"]
     for row in rows:
-        line = f"{row.label:<39}{row.peak_bytes / 2**20:>9,.0f}"
+        line = f"{row.label:<39}{row.peak_bytes / 1e6:>9,.0f}"
         if row.measured is None or row.off is None:
             lines.append(f"{line}{'':>14}{row.seconds:>9.3g}")
         else:
-            peak = row.measured.peak_bytes / 2**20
+            peak = row.measured.peak_bytes / 1e6
             lines.append(f"{line}{peak:>8,.0f}{row.off:>+6.0%}{row.seconds:>9.3g}{row.measured.seconds:>9.3g}")
     before = [row.measured.before_bytes for row in rows if row.measured is not None]
     if before:
-        lines.append(f"over the {max(before) / 2**20:,.0f} MiB that the process held with libraries and data")
+        lines.append(f"over the {size(max(before))} that the process held with libraries and data")
     return "\n".join(lines)
 
 
@@ -132,10 +155,10 @@ def summary(result: dict[str, Any], out: Path) -> str:
     lines.append(f"{'quality':<12}{quality_line(result['quality'])}")
     memory = [side["peak_bytes"] for _, side in sides]
     if None not in memory:
-        lines.append(f"{'memory':<12}peak {memory[0] / 2**20:.0f} MiB -> {memory[1] / 2**20:.0f} MiB")
-    size = [side["weight_bytes"] for _, side in sides]
-    if None not in size:
-        lines.append(f"{'on disk':<12}network {size[0] / 1e6:.2f} MB -> {size[1] / 1e6:.2f} MB")
+        lines.append(f"{'memory':<12}peak {size(memory[0])} -> {size(memory[1])}")
+    disk = [side["weight_bytes"] for _, side in sides]
+    if None not in disk:
+        lines.append(f"{'on disk':<12}network {size(disk[0])} -> {size(disk[1])}")
     adds = ", ".join(f"{row['label']} {row['ratio']:.2g}x" for row in result["attribution"])
     if adds:
         lines.append(f"{'each adds':<12}{adds}   (removed one at a time)")
@@ -167,7 +190,7 @@ def comparison(result: dict[str, Any]) -> str:
         lines.append(f"{'quality':<12}{quality_line(result['quality'])}")
     peaks = [result[name]["peak_bytes"] for name in ("a", "b")]
     if None not in peaks:
-        lines.append(f"{'memory':<12}peak {peaks[0] / 2**20:.0f} MiB -> {peaks[1] / 2**20:.0f} MiB")
+        lines.append(f"{'memory':<12}peak {size(peaks[0])} -> {size(peaks[1])}")
     if len(result["curve"]) > 1:
         lines.append(f"{'batch':<12}{'A images/s':>10}  {'B images/s':>10}  speed, 95 % interval")
         for row in result["curve"]:
@@ -218,7 +241,7 @@ def sparse(found: dict[str, Any], speeds: dict[str, Any]) -> str:
     before, after = found["compressed"]
     lines = [
         f"{'zero':<12}{found['zero']:.1%} of the weights of convolutions and linear layers",
-        f"{'compressed':<12}{before / 1e6:.2f} MB -> {after / 1e6:.2f} MB ({1 - after / before:.0%} smaller)",
+        f"{'compressed':<12}{size(before)} -> {size(after)} ({1 - after / before:.0%} smaller)",
     ]
     for name, comparison in speeds.items():
         interval = comparison.interval

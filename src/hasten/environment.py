@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.errors import BadInput
+from hasten.files import size
 
 PACKAGES = ("torch", "diffusers", "openvino", "nncf", "numpy", "safetensors")
 CPU_FLAGS = (
@@ -115,7 +116,7 @@ def _flat(env: Mapping[str, Any]) -> dict[str, str]:
         elif isinstance(value, list):
             flat[name] = " ".join(map(str, value)) or "none"
         elif value is not None:
-            flat[name] = f"{value / 2**30:.1f} GiB" if key.endswith("_bytes") else str(value)
+            flat[name] = size(value) if key.endswith("_bytes") else str(value)
     return flat
 
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import atexit
+import errno
+import fcntl
 import hashlib
 import logging
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from hasten.errors import BadInput
 
 UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+SCALES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)  # of a disk that has none
+TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.part")
+LEFT_SECONDS = 24 * 3600  # on a disk without locks, what is this old belongs to a process that was killed
 
 
 def num_bytes(text: str) -> int | None:
@@ -24,9 +33,98 @@ def num_bytes(text: str) -> int | None:
     return int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else None
 
 
+def size(value: float) -> str:
+    """Bytes for people, in memory as on disk, in powers of ten as budgets are given: ``"812 MB"``, ``"6.45 GB"``."""
+    scale, unit = next((u for u in SCALES if abs(value) >= u[0] * 0.9995), SCALES[-1])
+    whole = scale == 1.0 or abs(value) >= 999.5 * scale
+    return f"{value / scale:,.0f} {unit}" if whole else f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
+
+
 def why(error: Exception) -> str:
     """The system's reason alone, without number and path: "Permission denied", "embedded null byte"."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def lock(file: IO[Any] | int, how: int) -> bool:
+    """``fcntl.flock``; False where the disk has no locks, as some shared ones."""
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def temporary(path: Path, folder: bool = False) -> Iterator[Path]:
+    """An empty file, or folder, beside ``path`` for this process alone, removed in the end; what processes that were
+    killed left there in its name is removed first.
+
+    Raises OSError or ValueError where nothing can be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, path.name)
+    handle, made = _make(path, folder)
+    try:
+        yield made
+    finally:
+        if folder:
+            shutil.rmtree(made, ignore_errors=True)
+        else:
+            made.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _make(path: Path, folder: bool) -> tuple[int, Path]:
+    """A new file or folder, locked as long as the handle is open, so that no :func:`sweep` takes it away."""
+    prefix, suffix = f".{path.name}.", ".part"
+    while True:
+        if folder:
+            name = tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=path.parent)
+            try:
+                handle = os.open(name, os.O_RDONLY)
+            except FileNotFoundError:  # a sweep was quicker than the lock
+                continue
+        else:
+            handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
+        lock(handle, fcntl.LOCK_EX)
+        if os.path.lexists(name):
+            return handle, Path(name)
+        os.close(handle)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files and folders of ``name``, or all, in ``folder`` that no living process holds."""
+    for path in folder.iterdir():
+        found = TEMPORARY.fullmatch(path.name)
+        if found and name in (None, found[1]) and not path.is_symlink():
+            with suppress(OSError):  # another user's, or gone already
+                _remove_left(path)
+
+
+def _remove_left(path: Path) -> None:
+    is_folder = path.is_dir()
+    handle = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        held = not lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB) and time.time() - path.stat().st_mtime < LEFT_SECONDS
+        if is_folder and not held:
+            shutil.rmtree(path)
+        elif not held:
+            path.unlink()
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder among the system's temporary files.  Raises BadInput where there is none."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary(Path(tempfile.gettempdir(), "hasten"), folder=True))
+        except OSError as error:
+            raise BadInput(f"no temporary folder ({why(error)}); set TMPDIR to a writable folder") from error
+        yield folder
 
 
 @contextmanager
@@ -36,22 +134,17 @@ def replacing(path: Path | str) -> Iterator[Path]:
     The old file stays intact until then.  Raises BadInput when the folder can't be written to.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path.parent} can't be written to ({why(error)}); choose another folder") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(temporary(path))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path.parent} can't be written to ({why(error)}); choose another folder") from error
+        yield made
+        with made.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~umask())
-        temporary.replace(path)
+        made.chmod(0o666 & ~umask())
+        made.replace(path)
         _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def umask() -> int:

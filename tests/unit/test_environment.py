@@ -10,6 +10,7 @@ import pytest
 
 from hasten import environment
 from hasten.errors import BadInput
+from hasten.files import size
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_differences_are_words(here) -> None:
     there = changed(here, cores=4, memory_bytes=2**34, packages={**here["packages"], "torch": "2.11.0"})
     assert environment.differences(here, there) == [
         f"cores {here['cores']} here, 4 there",
-        f"memory {here['memory_bytes'] / 2**30:.1f} GiB here, 16.0 GiB there",
+        f"memory {size(here['memory_bytes'])} here, 17.2 GB there",
         f"torch {here['packages']['torch']} here, 2.11.0 there",
     ]
     assert environment.differences({"gpu": None}, {"gpu": {"name": "H100"}}) == ["gpu name none here, H100 there"]

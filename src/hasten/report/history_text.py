@@ -18,7 +18,7 @@ ABSOLUTE = (
     "`hasten compare` holds two things against each other."
 )
 MACHINES = "Runs of different machines (fingerprints) are never held against each other."
-UNITS = {"bytes": (2**20, "MiB"), "s": (1.0, "s"), "dB": (1.0, "dB"), "x": (1.0, "x"), "share": (0.01, "%")}
+UNITS = {"bytes": (1e6, "MB"), "s": (1.0, "s"), "dB": (1.0, "dB"), "x": (1.0, "x"), "share": (0.01, "%")}
 
 
 def table(found: Sequence[Series], last: int, unreadable: int) -> str:

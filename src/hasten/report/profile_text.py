@@ -200,15 +200,15 @@ def _memory(result: dict[str, Any]) -> list[str]:
     if found is None:
         return []
     rows = [
-        (f"{row['owner']}  {row['operator'].removeprefix('aten::')}", words.memory(row["bytes"]))
+        (f"{row['owner']}  {row['operator'].removeprefix('aten::')}", words.size(row["bytes"]))
         for row in found["holders"][:ROWS]
     ]
-    resident = words.memory(found["resident_peak_bytes"])
+    resident = words.size(found["resident_peak_bytes"])
     title = (
-        f"Memory: peak {words.memory(found['peak_bytes'])} of tensors "
+        f"Memory: peak {words.size(found['peak_bytes'])} of tensors "
         f"(following them costs {cost(found['overhead'])}), {resident} resident"
     )
-    phases = ", ".join(f"{name} {words.memory(size)}" for name, size in found["phase_peaks"].items() if name)
+    phases = ", ".join(f"{name} {words.size(size)}" for name, size in found["phase_peaks"].items() if name)
     return _table(title, ("held at the peak", ""), rows) + ([f"peaks: {phases}"] if phases else [])
 
 

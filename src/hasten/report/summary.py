@@ -108,8 +108,8 @@ def memory(baseline: Variant, candidate: Variant | None) -> dict[str, str]:
     """Peak memory: ``figure``, ``word`` and ``detail``."""
     before, after = baseline.peak_bytes, candidate.peak_bytes if candidate else None
     if not before or not after:
-        return _unknown(f"The baseline's peak is {words.memory(before)}." if before else "")
-    detail = f"Peak {words.memory(before)} before, {words.memory(after)} after, each in a process of its own."
+        return _unknown(f"The baseline's peak is {words.size(before)}." if before else "")
+    detail = f"Peak {words.size(before)} before, {words.size(after)} after, each in a process of its own."
     return _less(before, after, detail)
 
 

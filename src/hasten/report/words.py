@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hasten import files
+
 MISSING = "not measured"
 NBSP = "\u00a0"
 MINUS = "\u2212"
@@ -44,13 +46,13 @@ def seconds(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes on disk or moved, in powers of ten: 812 MB."""
-    return _scaled(value, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")))
+    """Bytes as the terminal has them, see :func:`hasten.files.size`: 812 MB."""
+    return MISSING if value is None else files.size(value).replace(" ", NBSP)
 
 
 def memory(value: float | None) -> str:
-    """Bytes in memory, in powers of two as the terminal has them: 774 MiB."""
-    return _scaled(value, ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")))
+    """As :func:`size`."""
+    return size(value)
 
 
 def parameters(value: float | None) -> str:

@@ -18,6 +18,7 @@ from hasten.data.latents import encoded
 from hasten.data.loader import Batch, Loader, by_name
 from hasten.diffusion.loss import WEIGHTINGS
 from hasten.errors import BadInput
+from hasten.files import size
 from hasten.model import source as sources
 from hasten.model import upsample, vae
 from hasten.model.source import Source
@@ -300,10 +301,7 @@ def _check_room(cached: int, numbers: int) -> None:
     """Raises BadInput where the host has no room for the answers to ``cached`` batches, ``numbers`` in float16 each."""
     wanted, free = 2 * cached * numbers, planner.available_bytes(torch.device("cpu"))
     if wanted > free:
-        raise BadInput(
-            f"teacher.cached = {cached} keeps {wanted / 2**20:,.0f} MiB of answers and {free / 2**20:,.0f} MiB are "
-            "free; lower it"
-        )
+        raise BadInput(f"teacher.cached = {cached} keeps {size(wanted)} of answers and {size(free)} are free; lower it")
 
 
 def objective(recipe: Recipe, source: Source) -> Objective:

@@ -68,7 +68,7 @@ def test_says_what_came_out(full: str) -> None:
     assert "emoji32: 19.6× faster, no measurable loss" in text
     assert "95 % interval 19.1 to 20.2, 15 rounds" in text
     assert "A loss of 3.1 % or more would have been seen" in text
-    assert "Peak 774 MiB before, 401 MiB after" in text
+    assert "Peak 812 MB before, 421 MB after" in text
     assert "slower than OpenVINO here (0.71x)" in text
     assert "busy in 2 of 15 rounds" in text
     assert "CC BY-SA 4.0" in text
@@ -249,7 +249,7 @@ def test_where_the_time_of_an_image_goes(folder: Folder) -> None:
 def test_a_graphics_processor(folder: Folder, example: Any) -> None:
     environment = {**example.result()["environment"], "gpu": example.GPU}
     text = read(folder({}, **SMALL, environment=environment)).text.replace("\u00a0", " ")
-    assert "NVIDIA H200, 140 GiB, CUDA 13.0, first of 2" in text
+    assert "NVIDIA H200, 151 GB, CUDA 13.0, first of 2" in text
 
 
 @pytest.mark.parametrize(

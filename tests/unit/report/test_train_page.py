@@ -84,7 +84,7 @@ def test_what_a_finished_run_s_page_says(tmp_path) -> None:
         ("train with a teacher", ["finished after 40 steps", "teacher.folder", "some/model"]),
         ("killed", ["40 of 40 steps done, not running"]),
         ("optimize", ["emoji32: 19.6× faster", "Where the time of an image goes"]),
-        ("profile", ["emoji32: DDIM 50 steps", "Peak 3.00 MiB of tensors", "1.00 GiB resident", "conv_in"]),
+        ("profile", ["emoji32: DDIM 50 steps", "Peak 3.15 MB of tensors", "1.07 GB resident", "conv_in"]),
     ],
 )
 def test_the_command_makes_the_page_of_every_kind_of_run(tmp_path, example, kind: str, said: list[str]) -> None:

