@@ -5,7 +5,8 @@ The file is ``HASTEN_HISTORY`` ("off" or empty: none), else ``history.jsonl`` un
 read is counted and left as it is.
 
 **Change.**  Runs are compared within a series: the same kind, sides (weights and plans), settings and machine (the
-fingerprint of its environment).  Only a paired figure can change: machine and neighbours, which move absolute times
+fingerprint of its environment).  A plan that the run itself found is its outcome, so a series goes on when another one
+wins.  Only a paired figure can change: machine and neighbours, which move absolute times
 from one day to the next, hit both sides of a ratio alike.  A run differs when its 95 % interval overlaps *none* of the
 intervals of the runs before it, back to the last change.  For one earlier run of equal width that is a test at 0.6 %
 (Schenker and Gentleman 2001, doi:10.1198/000313001317097960); with each further run it takes more, and so does whatever
@@ -31,8 +32,7 @@ from typing import TYPE_CHECKING, Any
 from hasten import __version__
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, did_you_mean
-from hasten.files import why
-from hasten.guard import lock
+from hasten.files import lock, why
 from hasten.measure.stats import FEWEST_ROUNDS, median_ratio
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from hasten.measure.quality import Quality
 
 VERSION = 1
+FOUND = {"optimize": "b"}  # by kind, the side whose plan is what the run came to
 MACHINE = ("cpu", "cores", "threads", "gpu", "os", "python")
 
 
@@ -90,8 +91,15 @@ class Entry:
     @property
     def series(self) -> str:
         """Equal for runs that may be held against each other."""
-        sides = {name: (side.weight_hash, side.plan_hash) for name, side in self.sides.items()}
+        given = {name: side for name, side in self.sides.items() if name != FOUND.get(self.kind)}
+        sides = {name: (side.weight_hash, side.plan_hash) for name, side in given.items()}
         return json.dumps([self.kind, self.fingerprint, sides, dict(self.settings)], sort_keys=True)
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """The label of the plan that the run itself found; empty where it was told what to measure."""
+        side = self.sides.get(FOUND.get(self.kind, ""))
+        return () if side is None else tuple(side.label)
 
 
 def record(
@@ -192,12 +200,13 @@ def of_seconds(seconds: Sequence[float], unit: str = "s") -> Figure:
 
 @dataclass(frozen=True)
 class Run:
-    """One run's figure in its series, and how it differs from those before: "up", "down" or ""."""
+    """One run's figure in its series, how it differs from those before ("up", "down" or ""), and the plan it found."""
 
     created: str
     commit: str | None
     figure: Figure
     change: str
+    found: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -253,7 +262,7 @@ def series(entries: Sequence[Entry], figure: str) -> list[Series]:
     for group in sorted(groups.values(), key=lambda group: group[-1].created):
         last, changes = group[-1], changed([entry.figures[figure] for entry in group])
         runs = [
-            Run(entry.created, entry.commit, entry.figures[figure], change)
+            Run(entry.created, entry.commit, entry.figures[figure], change, entry.found)
             for entry, change in zip(group, changes, strict=True)
         ]
         found.append(
@@ -286,7 +295,9 @@ def _entry(line: str) -> Entry | None:
         made["figures"] = {name: Figure(**figure) for name, figure in made["figures"].items()}
         entry = Entry(**made)
         numbers = [n for f in entry.figures.values() for n in (f.value, f.low, f.high) if n is not None]
-        whole = entry.version == VERSION and all(isinstance(n, float | int) and math.isfinite(n) for n in numbers)
+        words = [part for side in entry.sides.values() for part in side.label]
+        whole = entry.version == VERSION and all(isinstance(word, str) for word in words)
+        whole = whole and all(isinstance(n, float | int) and math.isfinite(n) for n in numbers)
         return entry if whole and datetime.fromisoformat(entry.created) and entry.series else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -120,6 +120,7 @@ def test_a_line_torn_by_someone_else_stays_its_own_and_is_counted(file):
         json.dumps(asdict(entry(2.0)) | {"figures": {"speedup": 2.0}}),
         json.dumps(asdict(entry(2.0)) | {"sides": {"a": {"source": "x"}}}),
         json.dumps(asdict(entry(2.0)) | {"settings": None}),
+        json.dumps(asdict(entry(2.0)) | {"sides": {"a": asdict(SIDES["a"]) | {"label": [1]}}}),
     ],
 )
 def test_what_is_no_run_is_left_out_and_counted(tmp_path, line):
@@ -177,6 +178,29 @@ def test_only_runs_of_the_same_things_on_the_same_machine_are_one_series():
     found = history.series(entries, "speedup")
     assert [[run.figure.value for run in one.runs] for one in found] == [[2.0], [3.0], [4.0], [5.0], [1.0, 1.0]]
     assert all(run.change == "" for one in found for run in one.runs)
+
+
+def test_what_a_run_of_optimize_found_is_its_outcome_and_splits_no_series(file):
+    """The winner moves from run to run; the model, what was asked for, and the machine make a series."""
+    won = [{"a": SIDES["a"], "b": Side("emoji", "w1", f"p{n}", [f"DEIS {n} steps"])} for n in (7, 8, 7)]
+    retrained = {"a": replace(SIDES["a"], weight_hash="w2"), "b": SIDES["b"]}
+    asked = {"goal": "throughput", "budget": "quality=2%"}
+    write(
+        file,
+        *(
+            entry(ratio, day, kind="optimize", sides=sides, settings=asked)
+            for day, (ratio, sides) in enumerate(zip((9.0, 9.1, 12.0), won, strict=True), 1)
+        ),
+        entry(1.0, 4, kind="optimize", sides=won[0], settings=asked | {"goal": "latency"}),
+        entry(1.0, 5, kind="optimize", sides=retrained, settings=asked),
+    )
+    found = history.series(history.read(file)[0], "speedup")
+    assert [[run.change for run in one.runs] for one in found] == [["", "", "up"], [""], [""]]
+    lines = CliRunner().invoke(cli, ["history"]).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1:4] == ["A  DDIM", "B1  DEIS 7 steps", "B2  DEIS 8 steps"]
+    assert [line[71:].split() for line in lines[5:8]] == [["B1"], ["B2"], ["up", "B1"]]
+    assert "B  DPM, int8" in lines  # where all runs found one plan it needs no number
 
 
 def test_a_change_is_apart_from_all_since_the_last_one():

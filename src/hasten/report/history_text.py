@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from hasten.console import WIDTH
-from hasten.history import Figure, Run, Series
+from hasten.history import FOUND, Figure, Run, Series
 
 BAR = 18
 PAIRED = (
@@ -38,12 +38,21 @@ def table(found: Sequence[Series], last: int, unreadable: int) -> str:
 def _series(one: Series, last: int) -> str:
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in one.settings.items() if value)
     heads = [f"{one.figure} of {one.subject} ({one.kind}{f'; {settings}' if settings else ''})"]
-    heads += [f"{name.upper()}  {', '.join(side.label) or side.source}" for name, side in one.sides.items()]
-    heads.append(f"on {_machine(one.machine)}, fingerprint {one.fingerprint}")
     runs = one.runs[-last:]
+    plans = _found(one.kind, runs)
+    given = {name: side for name, side in one.sides.items() if not plans or name != FOUND[one.kind]}
+    heads += [f"{name.upper()}  {', '.join(side.label) or side.source}" for name, side in given.items()]
+    heads += [f"{mark}  {', '.join(label)}" for label, mark in plans.items()]
+    heads.append(f"on {_machine(one.machine)}, fingerprint {one.fingerprint}")
     ends = [end for run in runs for end in _ends(run.figure)]
-    lines = [_line(run, min(ends), max(ends)) for run in runs]
+    lines = [_line(run, min(ends), max(ends), plans.get(tuple(run.found), "")) for run in runs]
     return "\n".join([*(textwrap.fill(head, WIDTH, subsequent_indent="   ") for head in heads), *lines])
+
+
+def _found(kind: str, runs: Sequence[Run]) -> dict[tuple[str, ...], str]:
+    """``B1``, ``B2`` and so on by the labels of the plans that ``runs`` came to; empty where they came to one."""
+    labels = dict.fromkeys(tuple(run.found) for run in runs if run.found)
+    return {label: f"{FOUND[kind].upper()}{n}" for n, label in enumerate(labels, 1)} if len(labels) > 1 else {}
 
 
 def _machine(machine: Mapping[str, object]) -> str:
@@ -52,14 +61,14 @@ def _machine(machine: Mapping[str, object]) -> str:
     return f"{name}, {machine.get('cores')} cores"
 
 
-def _line(run: Run, low: float, high: float) -> str:
+def _line(run: Run, low: float, high: float, mark: str) -> str:
     figure = run.figure
     commit = "" if run.commit is None else run.commit[:7] + ("*" if run.commit.endswith("-dirty") else "")
     interval = f"{_number(figure, figure.low)} to {_number(figure, figure.high)}" if figure.low is not None else ""
     flag = "?" if figure.doubt else run.change
     value = _number(figure, figure.value) + (UNITS[figure.unit][1] if figure.unit in UNITS else "")
-    row = f"{run.created[:16].replace('T', ' ')} {commit:<8} {value:>9} {interval:>16} {_bar(figure, low, high)} {flag}"
-    return row.rstrip()
+    when = run.created[:16].replace("T", " ")
+    return f"{when} {commit:<8} {value:>9} {interval:>16} {_bar(figure, low, high)} {flag:<4} {mark}".rstrip()
 
 
 def _number(figure: Figure, value: float | None) -> str:
