@@ -55,6 +55,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 
 
 LONGEST = 8760 * 3600  # seconds: a year
+MOST_SHOWN = 1000  # characters of a message
 
 
 class Seconds(click.ParamType[float]):
@@ -698,8 +699,11 @@ def _say(text: str) -> None:
 
 
 def _complain(text: str) -> None:
-    """One line on standard error."""
-    click.echo(console.plain(text), err=True)
+    """One line on standard error, of a length that can be read."""
+    line = console.plain(text)
+    if len(line) > MOST_SHOWN:
+        line = f"{line[: MOST_SHOWN // 2]} ... {line[-MOST_SHOWN // 2 :]}"
+    click.echo(line, err=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

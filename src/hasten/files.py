@@ -127,6 +127,27 @@ def scratch() -> Iterator[Path]:
         yield folder
 
 
+def small_text(path: Path, most: int, what: str) -> str:
+    """The text of a ``what``, a file of at most ``most`` bytes.
+
+    Raises BadInput for what is no such file, without waiting for a pipe that nobody writes to or reading without end.
+    """
+    try:
+        odd = path.exists() and not path.is_file()
+        content = b""
+        if not odd:
+            with path.open("rb") as file:
+                content = file.read(most + 1)
+        text = content[:most].decode("utf-8", "strict" if len(content) <= most else "ignore")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, a NUL in the name
+        raise BadInput(f"{what} {path}: {why(error)}; pass a {what}.toml") from error
+    if odd:
+        raise BadInput(f"{what} {path} is {'a folder' if path.is_dir() else 'no file'}; pass a {what}.toml")
+    if len(content) > most:
+        raise BadInput(f"{what} {path} is over {most} bytes, too much for a {what}; pass a {what}.toml")
+    return text
+
+
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and is removed when not.

@@ -20,6 +20,7 @@ def status_and_error(capsys: pytest.CaptureFixture[str], *arguments: str | Path)
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1, error
+    assert len(error) < 1100
     assert "Traceback" not in error
     return int(stop.value.code or 0), error
 
@@ -94,7 +95,9 @@ def test_bad_models(
         (("compare", "MODEL", "MODEL", "--time", "9" * 400 + "h"), "is longer than 8760h"),
         (("optimize", "MODEL", "--out", "x", "--budget", f"memory={'9' * 400}MB"), "write quality=2%"),
         (("prune", "MODEL", "--sparsity", "nan", "--out", "x"), "'nan' is no finite number"),
-        (("train", ".", "--out", "x"), "recipe .: Is a directory"),
+        (("train", ".", "--out", "x"), "recipe . is a folder; pass a recipe.toml"),
+        (("train", "/dev/zero", "--out", "x"), "recipe /dev/zero is no file"),
+        (("train", "x" * 100_000, "--out", "x"), "File name too long"),
     ],
 )
 def test_bad_arguments(

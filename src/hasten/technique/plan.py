@@ -15,7 +15,7 @@ import tomli_w
 from hasten import __version__
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, HastenError, did_you_mean
-from hasten.files import why, write_text
+from hasten.files import small_text, write_text
 from hasten.model.source import Source
 from hasten.model.target import TORCH_PROPERTIES, Facts, Target
 from hasten.model.weights import shown
@@ -230,23 +230,7 @@ def read(path: Path | str) -> Plan:
 
     tomllib's time grows with the square of the file's size: 0.6 s for the worst 16 KiB, hours for 1 MiB.
     """
-    path = Path(path)
-    try:
-        odd = path.exists() and not path.is_file()  # a folder, a pipe that nobody writes to
-        content = b"" if odd else _start_of(path)
-        text = content.decode("utf-8") if len(content) <= LIMIT_BYTES else None
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, a NUL in the name
-        raise BadInput(f"plan {path}: {why(error)}; pass a plan.toml") from error
-    if odd:
-        raise BadInput(f"plan {path} is {'a folder' if path.is_dir() else 'no file'}; pass a plan.toml")
-    if text is None:
-        raise BadInput(f"plan {path} is over {LIMIT_BYTES} bytes, too much for a plan; pass a plan.toml")
-    return parse(text, str(path))
-
-
-def _start_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(LIMIT_BYTES + 1)
+    return parse(small_text(Path(path), LIMIT_BYTES, "plan"), str(path))
 
 
 def write(plan: Plan, path: Path | str) -> None:

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hasten.errors import BadInput, did_you_mean
-from hasten.files import num_bytes
+from hasten.files import num_bytes, small_text
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+LIMIT_BYTES = 1 << 14  # as a plan's
 PAIRED = {"flow": "flow", "edm": "edm"}  # schedules that have a prediction of their own
 
 
@@ -180,15 +181,15 @@ class Recipe(Section):
 
 def read(path: Path | str) -> Recipe:
     """The recipe in a TOML file.  Raises BadInput that names the line, the key and what is allowed."""
-    path = Path(path)
+    text = small_text(Path(path), LIMIT_BYTES, "recipe")
     try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text)
-    except OSError as error:
-        raise BadInput(f"recipe {path}: {error.strerror}; pass a TOML file such as recipes/emoji32.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"recipe {path} is not TOML: {error}") from error
-    return check(values, text, str(path))
+        return check(tomllib.loads(text), text, str(path))
+    except BadInput:
+        raise
+    except RecursionError:
+        raise BadInput(f"recipe {path} is not TOML: nested too deeply; see recipes/emoji32.toml") from None
+    except ValueError as error:  # a TOMLDecodeError, or a number with more digits than Python prints
+        raise BadInput(f"recipe {path} is not TOML: {' '.join(str(error).split())}") from error
 
 
 def check(values: dict[str, Any], text: str, where: str) -> Recipe:

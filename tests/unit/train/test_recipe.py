@@ -174,15 +174,18 @@ def test_what_is_no_toml(tmp_path) -> None:
     path = tmp_path / "r.toml"
     for content, why in [
         (b"steps = = 3", "is not TOML.*line 1"),
-        (b"\xff\xfe", "is not TOML"),
+        (b"\xff\xfe", "invalid start byte; pass a recipe.toml"),
+        (b"a = 0x" + b"f" * 9000, "is not TOML"),
+        (b"[train]\nsteps = 0x" + b"f" * 9000, "is not TOML"),
+        (b"a = 1\n" * 9000, "over 16384 bytes"),
         (b"a = " + b"[" * 5000, "is not TOML"),
     ]:
         path.write_bytes(content)
         with pytest.raises(BadInput, match=why):
             recipe.read(path)
-    with pytest.raises(BadInput, match=r"No such file.*pass a TOML file"):
+    with pytest.raises(BadInput, match=r"No such file.*pass a recipe.toml"):
         recipe.read(tmp_path / "none.toml")
-    with pytest.raises(BadInput, match="directory"):
+    with pytest.raises(BadInput, match="is a folder"):
         recipe.read(tmp_path)
 
 
