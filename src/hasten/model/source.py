@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 
 from hasten.data.array import Data
 from hasten.diffusion import solvers, times
@@ -20,7 +20,7 @@ from hasten.diffusion.schedule import Schedule
 from hasten.diffusion.table import Table
 from hasten.environment import check_device
 from hasten.errors import BadInput, did_you_mean
-from hasten.model import scheduler
+from hasten.model import own, scheduler
 from hasten.model.config import read_folder, schedule_of
 from hasten.model.target import Call, Facts, Target, TorchNetwork
 from hasten.model.upsample import upsamplers
@@ -80,6 +80,7 @@ class Source:
     def build(self) -> Target:
         """A fresh float32 target in eval mode, with the baseline's sampler."""
         module = self.module().eval().requires_grad_(False)
+        own.fold_(module)
         if not self.slim:
             module = module.to(self.device)
         return Target(
@@ -125,7 +126,10 @@ def load(
     A folder: a diffusers pipeline folder (``model_index.json``) or a ``UNet2DModel`` folder with its scheduler config;
     safetensors only; what it says of schedule, prediction and shape holds.  A module: pass ``schedule``
     (:mod:`hasten.diffusion.schedule`), ``prediction`` and the ``shape`` of one sample; it is called as
-    ``module(x, time)``, with ``labels`` as a third argument when ``num_labels`` is given, or as ``call`` says.
+    ``module(x, time)``, with ``labels`` as a third argument when ``num_labels`` is given, or as ``call`` says, and
+    asked once here.  It may take the time as floats or, of a discrete schedule, as whole numbers, and answer a tensor
+    of its input's shape, or a tuple, dict or dataclass that holds it first, alone, or as ``sample``.  A
+    ``UNet2DModel`` says its shape, its labels and how it is called itself.
     ``guidance`` other than 1 needs ``null_label``.  ``steps``, 1 to 1000, are those of the baseline's sampler:
     a folder's own scheduler as configured, DDIM for a module.
 
@@ -135,16 +139,32 @@ def load(
     if not 1 <= steps <= 1000:
         raise BadInput(f"steps = {steps} is out of range; 1 to 1000")
     if isinstance(source, torch.nn.Module):
+        if isinstance(source, UNet2DModel):
+            shape, num_labels = shape or _unet_shape(source), num_labels or source.config["num_class_embeds"]
+            call = call or call_unet
         if schedule is None or prediction is None or shape is None:
             raise BadInput("load(module): schedule, prediction and shape are needed; a module does not say them")
         if prediction not in PREDICTIONS:
             raise BadInput(f"load(module): prediction {prediction!r} is unknown{did_you_mean(prediction, PREDICTIONS)}")
         loaded = _from_module(source, schedule, prediction, tuple(shape), num_labels, null_label, call, sigma_data)
+        loaded = replace(loaded, device=device, call=_settled(replace(loaded, device=device)))
     else:
         loaded = _from_folder(Path(source))
     if guidance != 1.0 and loaded.null_label is None:
         raise BadInput(f"{loaded.name}: guidance {guidance:g} needs a null label, and this model has none; use 1")
     return replace(loaded, guidance=guidance, device=device, steps=steps)
+
+
+def with_weights(source: Source, weights: Mapping[str, torch.Tensor]) -> Source:
+    """``source``, a module of one's own, with other ``weights``, named and shaped as :func:`weights_of` gives them."""
+    module = source.module()
+    module.load_state_dict(dict(weights), strict=False)
+    return replace(source, module=lambda: own.copied(module), weight_hash=_digest(weights_of(module)))
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All tensors of the state of ``module``, by name."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
 
 
 def load_slim(folder: Path, weights: str, guidance: float) -> Source:
@@ -174,9 +194,10 @@ def call_module(
 def call_unet(
     module: torch.nn.Module, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None
 ) -> torch.Tensor:
-    """How diffusers' ``UNet2DModel`` is asked."""
+    """How diffusers' ``UNet2DModel`` is asked; of one that predicts a variance too, in the second half of its
+    channels, without it (Nichol and Dhariwal 2021, arXiv:2102.09672, section 3.1)."""
     output: torch.Tensor = module(x, time, class_labels=labels, return_dict=False)[0]
-    return output
+    return output[:, : x.shape[1]] if output.shape[1] == 2 * x.shape[1] else output
 
 
 def files(folder: Path, weights: bool = True) -> list[Path]:
@@ -237,20 +258,44 @@ def _from_module(
     call: Call | None,
     sigma_data: float,
 ) -> Source:
-    pristine = copy.deepcopy(module).cpu().float().eval()
-    digest = hashlib.sha256()
-    for name, tensor in sorted(pristine.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    pristine = own.copied(module).cpu().float().eval()
     return Source(
         name=type(module).__name__,
-        module=lambda: copy.deepcopy(pristine),
+        module=lambda: own.copied(pristine),
         call=call or call_module,
         shape=shape,
         schedule=schedule,
         prediction=prediction,
-        weight_hash=digest.hexdigest(),
+        weight_hash=_digest(weights_of(pristine)),
         num_labels=num_labels,
         null_label=null_label,
         sigma_data=sigma_data,
     )
+
+
+def _settled(source: Source) -> Call:
+    """How the module of ``source`` is asked, by asking it once: two samples, in the middle and at the end of time."""
+    target = source.build()
+    assert target.module is not None
+    x = torch.randn((2, *source.shape), generator=torch.Generator().manual_seed(0)).to(source.device)
+    times = torch.as_tensor(source.schedule.network_time([0.5, 1.0]), dtype=torch.float32, device=source.device)
+    labels = None if source.num_labels is None else torch.zeros(2, dtype=torch.int64, device=source.device)
+    with torch.no_grad():
+        return own.settled(target.module, source.call, x, times, labels, source.schedule.timesteps is not None)
+
+
+def _digest(weights: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _unet_shape(network: UNet2DModel) -> tuple[int, ...] | None:
+    """Of one sample, as far as its config says it."""
+    size = network.config["sample_size"]
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(network.config["in_channels"]), int(height), int(width)
