@@ -113,7 +113,7 @@ def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
     from hasten.model import bundled
 
     budgets, folder = (("quality", 0.02),), str(bundled.folder())
-    _optimize("hasten demo", folder, "emoji", out, budgets, "throughput", 240.0, 16, seed, resume, 1.0, as_json)
+    _optimize(folder, "emoji", out, budgets, "throughput", 240.0, 16, seed, resume, 1.0, as_json)
 
 
 @cli.command()
@@ -161,15 +161,9 @@ def optimize(
     hasten apply.  The exit status is 3 when no plan held the budget.
     """
     _check(source, *students, data=data, out=out)
-    words = [f" --data {data}" if data else "", *(f" --student {student}" for student in students)]
-    words += [
-        f" --budget {kind}={f'{most:.3%}' if kind == 'quality' else f'{most / 1e6:g}MB'}" for kind, most in budgets
-    ]
-    words += [f" --steps {steps}"] if steps != 50 else []
-    command = f"hasten optimize {source}{''.join(words)} --goal {goal} --out {out}"
     _optimize(
-        command, source, data, out, budgets, goal, seconds, batch, seed, resume, guidance, as_json, features, device,
-        students, steps,
+        source, data, out, budgets, goal, seconds, batch, seed, resume, guidance, as_json, features, device, students,
+        steps,
     )  # fmt: skip
 
 
@@ -617,7 +611,6 @@ def average(run: Path, out: Path, length: float | None, step: int | None) -> Non
 
 
 def _optimize(
-    command: str,
     source: str,
     data: str | None,
     out: Path,
@@ -638,7 +631,7 @@ def _optimize(
 
     with console.progress() as progress:
         result = commands.optimize(
-            command, source, data, out, {"quality": 0.02, **dict(budgets)}, goal, seconds, batch, seed, resume,
+            source, data, out, {"quality": 0.02, **dict(budgets)}, goal, seconds, batch, seed, resume,
             guidance, progress, features, device, students, steps,
         )  # fmt: skip
     _say(json.dumps(result) if as_json else console.summary(result, out))

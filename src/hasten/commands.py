@@ -20,7 +20,7 @@ from hasten.model import source as sources
 from hasten.model.grid import write_grid
 from hasten.model.source import Source
 from hasten.model.workload import Case, draw
-from hasten.report import page, profile_page
+from hasten.report import profile_page
 from hasten.stages.run import Progress
 from hasten.story import compare as comparing
 from hasten.story import optimize as story
@@ -28,7 +28,6 @@ from hasten.story import profile as profiling
 
 
 def optimize(
-    command: str,
     source: str,
     data: str | None,
     out: Path,
@@ -45,10 +44,10 @@ def optimize(
     students: tuple[str, ...] = (),
     steps: int = 50,
 ) -> dict[str, Any]:
-    """Load, optimise, write the report."""
+    """Load and optimise."""
     loaded = sources.load(source, guidance=guidance, device=device, steps=steps)
     brought = None if features is None else bring(features)
-    result = story.optimize(
+    return story.optimize(
         loaded,
         data_for(loaded, data),
         out=out,
@@ -60,13 +59,10 @@ def optimize(
         images_per_case=batch,
         seed=seed,
         resume=resume,
-        command=command,
         progress=progress,
         features=brought,
         students=students,
     )
-    page.write(out)
-    return result
 
 
 def compare(

@@ -73,6 +73,7 @@ def write(
     path: Path,
     *,
     command: str,
+    replay: str,
     seed: int,
     seconds: float,
     source: Source,
@@ -109,6 +110,7 @@ def write(
     made: dict[str, Any] = {
         "version": VERSION,
         "command": command,
+        "replay": replay,
         "seed": seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,

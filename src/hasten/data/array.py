@@ -23,7 +23,8 @@ class Data:
     ``samples`` may be mapped from a file, and then can't be written to.  ``notes``: a line on each thing that was done
     to the data on the way in, for a person to read.  ``buckets``: data whose samples differ in shape, each shape as
     Data of its own; the first of them is this one, the shape with the most samples, so that all who need one shape
-    find it here.  Samples are then numbered through all buckets in turn.
+    find it here.  Samples are then numbered through all buckets in turn.  ``again``: the name or path by which
+    :func:`hasten.data.loader.by_name` finds it again; empty for arrays of one's own.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Data:
     attribution: str = ""
     notes: tuple[str, ...] = ()
     buckets: tuple[Data, ...] = ()
+    again: str = ""
 
     def __post_init__(self) -> None:
         count = len(self.samples)

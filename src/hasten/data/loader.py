@@ -56,10 +56,10 @@ def by_name(
         if name == "emoji":
             from hasten.data import emoji
 
-            return emoji.load(high, progress)
+            return replace(emoji.load(high, progress), again=name)
         from hasten.data import digits
 
-        return digits.load(high)
+        return replace(digits.load(high), again=name)
     if name == "folder" and path is None:
         raise BadInput("data = 'folder' needs a path; add it")
     where = Path(name if path is None else path)
@@ -67,7 +67,8 @@ def by_name(
         raise BadInput(f"data {name!r} is no folder and no known name{did_you_mean(name, NAMES)}")
     from hasten.data import folder
 
-    return folder.load(where, size, channels, skip_bad, buckets=buckets, multiple=multiple, progress=progress)
+    found = folder.load(where, size, channels, skip_bad, buckets=buckets, multiple=multiple, progress=progress)
+    return replace(found, again=str(where))
 
 
 @functools.lru_cache(maxsize=2)

@@ -6,7 +6,6 @@ The page holds no script, and its content security policy forbids any; every tex
 from __future__ import annotations
 
 import json
-import shlex
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,6 @@ def render(result: Result, samples: grids.Samples) -> str:
         memory=summary.memory(result.baseline, result.candidate),
         disk=summary.disk(result.baseline, result.candidate),
         meaning=words.adds,
-        model=shlex.quote(result.source.folder or "MODEL"),
         pictures=pictures(result, samples),
         candidates=ranked(result),
         by_loss=by_loss(result),

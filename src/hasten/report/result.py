@@ -281,12 +281,13 @@ class Environment(Block):
 
 
 class Result(Block):
-    """All of result.json that the report shows."""
+    """All of result.json that the report shows; ``command`` makes the whole run again, ``replay`` its plan alone."""
 
     version: int
     source: Source
     baseline: Variant
     command: str = ""
+    replay: str = ""
     seed: Count | None = None
     created: str = ""
     seconds: Amount | None = None

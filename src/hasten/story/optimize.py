@@ -19,19 +19,21 @@ from hasten import artifact, guard, history, propose, result
 from hasten.data.array import Data
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, did_you_mean
-from hasten.files import replacing, write_text
+from hasten.files import replacing, size, write_text
 from hasten.measure import quality, roofline
 from hasten.measure.copies import MOST_TRAINING
 from hasten.measure.features import Features
 from hasten.measure.quality import Reference
 from hasten.model.source import Source
 from hasten.model.target import Target
+from hasten.report import page
 from hasten.search.factorised import Trial
 from hasten.search.loop import search
 from hasten.stages import engines, finals, trials
-from hasten.stages.engines import Engine
+from hasten.stages.engines import CONVERGED, Engine
 from hasten.stages.finals import Confirmed
 from hasten.stages.run import GOALS, REFERENCE, SEARCH, UNTIMED_BATCH, Progress, Run
+from hasten.story import again
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
@@ -40,7 +42,8 @@ from hasten.technique.swap import Swap
 TRIALS = 5  # what a trial of the history holds; counted up when that changes
 SEARCH_END = 0.38  # the share of the time by whose end no further trial begins
 SEARCH_END_AT_LAST = 0.55  # the same while no plan holds the budget
-REFERENCE_IMAGES = 256
+REFERENCE_IMAGES, FEWEST_REFERENCE_IMAGES = 256, 64
+REFERENCE_END = 0.3  # the share of the time by whose end these are made, where there is no data
 
 
 def optimize(
@@ -56,7 +59,6 @@ def optimize(
     images_per_case: int | None = None,
     seed: int = 0,
     resume: bool = False,
-    command: str = "hasten.optimize(...)",
     progress: Progress | None = None,
     features: Features | None = None,
     students: Sequence[str | Path] = (),
@@ -69,10 +71,10 @@ def optimize(
     or alone ("latency"), the least peak ("memory") or the least on disk ("size").  ``images_per_case`` is the batch, 16
     or, for latency, 1.  ``features``, if given, take the place of the network's own.
     ``students``: model folders whose networks may take the model's place (:func:`hasten.distill.student.distill`).
-    ``seconds`` bounds the whole run.  ``out`` gets ``result.json``, ``plan.toml``, ``artifact/``, ``samples.npz``,
-    ``history.jsonl`` and in ``front/`` the plans of which none beats another in all figures; what result.json holds is
-    returned.  The first Ctrl-C ends the search and verifies the best plan so far in the fewest rounds, the second one
-    leaves; ``resume`` takes up the history of ``out`` again.
+    ``seconds`` bounds the whole run.  ``out`` gets ``report.html``, ``result.json``, ``plan.toml``, ``artifact/``,
+    ``samples.npz``, ``history.jsonl`` and in ``front/`` the plans of which none beats another in all figures; what
+    result.json holds is returned.  The first Ctrl-C ends the search and verifies the best plan so far in the fewest
+    rounds, the second one leaves; ``resume`` takes up the history of ``out`` again.
 
     Where no plan held on fresh cases ``passed`` is False in what is returned: there is no plan, artifact or front then,
     and no line in the history.
@@ -97,10 +99,10 @@ def optimize(
         run.warnings += [] if data is None else data.notes
         swaps = [Swap(str(folder)) for folder in students]
         check_same(run, resume, None if features is None else features.name, [swap.weights for swap in swaps])
-        return _optimize(run, command, features, swaps)
+        return _optimize(run, features, swaps)
 
 
-def _optimize(run: Run, command: str, features: Features | None, students: list[Swap]) -> dict[str, Any]:
+def _optimize(run: Run, features: Features | None, students: list[Swap]) -> dict[str, Any]:
     source = run.source
     run.say("profile", "one network evaluation by kind of module")
     target = source.build()
@@ -144,7 +146,7 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
     )
     peak_bytes = result.peak_memory(source, folder, run.images_per_case, run.warnings)
     if run.memory_bytes is not None and (peak_bytes["candidate"] or 0) > run.memory_bytes:
-        run.warnings.append(f"the peak is over the {run.memory_bytes / 1e6:.0f} MB allowed once the plan is whole")
+        run.warnings.append(f"the peak is over the {size(run.memory_bytes)} allowed once the plan is whole")
         confirmed = replace(confirmed, passed=False)
     on_front = trials.front(found, named) if confirmed.passed else []
     trials.write_front(run.out / trials.FRONT, on_front, named)
@@ -154,7 +156,8 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
         shutil.rmtree(folder)
     made = result.write(
         run.out / "result.json",
-        command=command,
+        command=again.whole(run, features.name if features else None, [swap.folder for swap in students]),
+        replay=again.plan(run) if confirmed.passed else "",
         seed=run.seed,
         seconds=run.deadline.used,
         source=source,
@@ -182,6 +185,7 @@ def _optimize(run: Run, command: str, features: Features | None, students: list[
         interrupted=run.stopped(),
         warnings=run.warnings,
     )
+    page.write(run.out)
     if confirmed.passed:
         record(run, confirmed, made)
     return made
@@ -205,6 +209,12 @@ def record(run: Run, confirmed: Confirmed, made: dict[str, Any]) -> None:
             "data": None if run.data is None else run.data.name,
             "features": confirmed.quality.features,
             "guidance": source.guidance,
+            "sampler": source.sampler_label,
+            "device": source.device,
+            "goal": run.goal,
+            "budget": f"{run.budget:.2%}",
+            "memory": run.memory_bytes and size(run.memory_bytes),
+            "size": run.size_bytes and size(run.size_bytes),
         },
         env=made["environment"],
     )
@@ -243,8 +253,10 @@ def read_reference(run: Run, target: Target, tried: list[Engine], features: Feat
         kept_apart = run.data.part(held_out=True, most=MOST_TRAINING)[0]
         train = run.data.part(held_out=False, most=MOST_TRAINING)[0]
         return quality.reference(target, train, origin=run.data.name, real=kept_apart, features=features)
-    converged = engines.faithful(run, tried, engines.CONVERGED)
-    cases = run.workload(REFERENCE, -(-REFERENCE_IMAGES // UNTIMED_BATCH), UNTIMED_BATCH).cases
+    converged = engines.faithful(run, tried, CONVERGED)
+    cost = engines.faithful_seconds(tried) * CONVERGED.steps
+    images = max(run.images_that_fit(cost, 1, REFERENCE_END, REFERENCE_IMAGES), FEWEST_REFERENCE_IMAGES)
+    cases = run.workload(REFERENCE, -(-images // UNTIMED_BATCH), UNTIMED_BATCH).cases
     run.warnings.append("no data was given: distances are to the model's own converged samples")
     made = torch.cat([converged.sample(case) for case in cases])
     return quality.reference(target, made, origin="the model's own converged samples", features=features)

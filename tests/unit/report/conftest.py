@@ -24,6 +24,7 @@ def result() -> dict[str, Any]:
     return {
         "version": 1,
         "command": "hasten demo",
+        "replay": "hasten apply runs/a/plan.toml emoji32 --out runs/a-faster",
         "seed": 0,
         "created": "2026-11-23T15:00:00Z",
         "seconds": 271.0,

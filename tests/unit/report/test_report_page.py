@@ -74,6 +74,7 @@ def test_says_what_came_out(full: str) -> None:
     assert "CC BY-SA 4.0" in text
     assert "9f2c" * 16 in text
     assert "hasten demo" in text
+    assert "hasten apply runs/a/plan.toml emoji32 --out runs/a-faster" in text
     assert "seed 0" in text
     assert "15.1 MB before, 3.90 MB after" in text
     assert "helps: slower without it" in text
