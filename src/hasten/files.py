@@ -20,6 +20,7 @@ from typing import IO, Any
 from hasten.errors import BadInput
 
 UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+LONGEST_LINE = 1 << 20  # bytes, of JSON
 SCALES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)  # of a disk that has none
@@ -146,6 +147,27 @@ def small_text(path: Path, most: int, what: str) -> str:
     if len(content) > most:
         raise BadInput(f"{what} {path} is over {most} bytes, too much for a {what}; pass a {what}.toml")
     return text
+
+
+def text_lines(path: Path, errors: str = "strict") -> Iterator[str]:
+    """The lines of a file with their ends, none where there is no file; ``errors``: of what is not UTF-8.
+
+    Raises BadInput for what is no file or can't be read, and for a line that is longer than any of ours.
+    """
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise BadInput(f"{path} is {'a folder' if path.is_dir() else 'no file'}; restore the file")
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LONGEST_LINE):
+                if len(line) == LONGEST_LINE:
+                    raise BadInput(f"{path}: a line is over {LONGEST_LINE} bytes; restore the file")
+                yield line.decode("utf-8", errors)
+    except BadInput:
+        raise
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} can't be read ({why(error)}); restore the file") from error
 
 
 @contextmanager

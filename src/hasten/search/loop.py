@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hasten.errors import BadInput
-from hasten.files import write_text
+from hasten.files import text_lines, write_text
 from hasten.search.factorised import Trial, ask
 from hasten.search.space import Point, Space
 
+POINT: dict[str, type] = {"engine": str, "solver": str, "grid": str, "steps": int, "images": int}
+FIGURES = ("worst", "loss", "drift_db", "evaluations")
+LARGEST = 1 << 53
 Evaluate = Callable[[Point], dict[str, Any]]
 
 
@@ -38,14 +41,36 @@ def search(
 
 def read(history: Path) -> list[dict[str, Any]]:
     """The rows of a history file; a last line that a kill cut off is left out."""
-    if not history.exists():
-        return []
     rows = []
-    lines = history.read_text(encoding="utf-8").splitlines()
+    lines = list(text_lines(history))
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            rows.append(_row(json.loads(line)))
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
-                raise BadInput(f"{history}, line {number}: not JSON; delete the line or use another --out") from error
+                where = f"{history}, line {number}"
+                raise BadInput(f"{where}: no trial ({_first(error)}); delete the line or use another --out") from error
     return rows
+
+
+def _row(value: Any) -> dict[str, Any]:
+    """``value``, where it is a trial.  Raises ValueError."""
+    if not isinstance(value, dict) or set(value) != {"point", "measured"}:
+        raise ValueError("point and measured are needed")
+    known, measured = value["point"], value["measured"]
+    if not isinstance(known, dict) or {name: type(known.get(name)) for name in POINT} != POINT:
+        raise ValueError("a point has an engine, a solver, a grid, steps and images")
+    if not isinstance(measured, dict):
+        raise ValueError("measured is no object")
+    if measured.get("worst") is not None and measured.get("drift_db") is None:
+        raise ValueError("drift_db is missing")
+    for name in FIGURES:
+        figure = measured.get(name)
+        number = isinstance(figure, float) or (type(figure) is int and abs(figure) < LARGEST)
+        if figure is not None and (not number or figure != figure):
+            raise ValueError(f"{name} is no number")
+    return value
+
+
+def _first(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:80]

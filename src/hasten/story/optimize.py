@@ -24,8 +24,10 @@ from hasten.measure import quality, roofline
 from hasten.measure.copies import MOST_TRAINING
 from hasten.measure.features import Features
 from hasten.measure.quality import Reference
+from hasten.model.config import read_json
 from hasten.model.source import Source
 from hasten.model.target import Target
+from hasten.model.weights import shown
 from hasten.report import page
 from hasten.search.factorised import Trial
 from hasten.search.loop import search
@@ -240,8 +242,8 @@ def check_same(run: Run, resume: bool, features: str | None, students: list[str]
     if path.exists():
         if not resume:
             raise BadInput(f"{run.out} holds an unfinished run; use --resume or another --out")
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        differing = [f"{key} {mine[key]!r}, was {theirs.get(key)!r}" for key in mine if mine[key] != theirs.get(key)]
+        theirs = read_json(run.out, path.name)
+        differing = [f"{key} {mine[key]!r}, was {shown(theirs.get(key))}" for key in mine if mine[key] != theirs.get(key)]
         if differing:
             raise BadInput(f"{run.out} was begun with something else ({'; '.join(differing)}); use another --out")
     write_text(path, json.dumps(mine) + "\n")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import BadInput, MissingExtra
-from hasten.files import write_text
+from hasten.files import text_lines, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -188,13 +188,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
     Raises BadInput for another line that is no JSON object with a step.
     """
-    text = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
     lines = []
-    for number, each in enumerate(text[:-1], 1):
+    for number, each in enumerate(text_lines(path), 1):
         try:
-            line = json.loads(each)
-            lines.append({**line, "step": int(line["step"])})
-        except (ValueError, KeyError, TypeError) as error:
+            if each.endswith("\n"):
+                line = json.loads(each)
+                lines.append({**line, "step": int(line["step"])})
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise BadInput(f"{path}, line {number}: no figures of a run ({error}); restore the file") from error
     return lines
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hasten.errors import BadInput
 from hasten.search import factorised
 from hasten.search.factorised import Trial
 from hasten.search.loop import search
@@ -82,6 +83,27 @@ def test_a_killed_search_ends_with_the_same_answer(tmp_path: Path) -> None:
             file.write('{"point": {"engi')  # cut off in the middle of a line
         again = search(SPACE, World(3, noise=0.0), path, lambda _: False, BUDGET)
         assert [t.point for t in again] == [t.point for t in whole]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *("[]", "1", "{}", "[" * 100_000, '{"point": {}, "measured": {}}', "\udc80", "a" * (1 << 20)),
+        '{"point": {"engine": [], "solver": "a", "grid": "b", "steps": 1, "images": 0}, "measured": {}}',
+        '{"point": {"engine": "e", "solver": "a", "grid": "b", "steps": true, "images": 0}, "measured": {}}',
+        *(
+            '{"point": {"engine": "e", "solver": "a", "grid": "b", "steps": 1, "images": 0}, "measured": %s}' % measured
+            for measured in ("null", '{"worst": 1}', '{"worst": "x", "drift_db": 1}', '{"worst": NaN, "drift_db": 1}')
+        ),
+    ],
+    ids=range(13),
+)
+def test_a_history_that_holds_no_trials_is_refused(broken: str, tmp_path: Path) -> None:
+    path = tmp_path / "h"
+    search(SPACE, World(0), path, lambda done: len(done) >= 2, BUDGET)
+    path.write_bytes(path.read_bytes() + broken.encode("utf-8", "surrogateescape") + b"\n{}\n")
+    with pytest.raises(BadInput, match=r"h, line 3|h can't be read|h: a line is over"):
+        search(SPACE, World(0), path, lambda _: False, BUDGET)
 
 
 def test_what_fails_or_never_holds_ends_the_search(tmp_path: Path) -> None:

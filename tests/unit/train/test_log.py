@@ -98,6 +98,14 @@ def test_resuming_where_the_checkpoint_s_own_line_is_missing(tmp_path) -> None:
     assert [line["step"] for line in log.read(tmp_path / "metrics.jsonl")] == [2, 4]
 
 
+@pytest.mark.parametrize("content", [b"\xa5\n", b"[" * 100_000 + b"\n", b'{"step": 1e999}\n', b"0" * (1 << 20)])
+def test_what_is_no_line_of_a_run(content: bytes, tmp_path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="restore the file"):
+        log.read(path)
+
+
 def test_a_torn_last_line_is_left_out_and_another_one_is_named(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
     written(tmp_path, range(1, 5))
