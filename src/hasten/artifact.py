@@ -2,15 +2,18 @@
 
     artifact.json      name, plan hash, preparation key, environment, tolerance
     plan.toml          the plan
-    source/            the model folder (absent for a module of one's own: bring the module again; without its weights
-                       in a slim artifact)
+    source/            the model folder (without its weights in a slim artifact)
+    weights.safetensors   in its place the weights of a module of one's own, by its own names (none in a slim artifact)
     prepared/          converted and quantised graphs
     tables.json        the sampler's table in plain numbers
     reference.safetensors   seeded noise, labels and the outputs they gave
     observations.jsonl raw timings, when there are any
     hashes.json        SHA-256 of every other file
 
-Loading builds the source and replays the plan.
+Loading builds the source and replays the plan.  A module's code is not in an artifact: bring a fresh one, which gets
+the weights that are; ``artifact.json`` says how::
+
+    hasten.load_artifact("artifact", hasten.load(Mine(), schedule=..., prediction="epsilon", shape=(3, 32, 32)))
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -28,14 +30,16 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
+from hasten import guard
 from hasten.environment import check_device, differences, environment
 from hasten.errors import BadInput
 from hasten.files import sha256, why, write_bytes, write_text
 from hasten.model import source as sources
 from hasten.model.config import Checked, checked, read_json
-from hasten.model.source import BASELINE_STEPS, Source
+from hasten.model.source import BASELINE_STEPS, Source, weights_of, with_weights
 from hasten.model.target import Target
 from hasten.model.weights import check_header, shown
 from hasten.model.workload import Case, draw
@@ -44,6 +48,7 @@ from hasten.technique.contract import Prepared
 from hasten.technique.plan import Plan
 
 VERSION = 1
+WEIGHTS = "weights.safetensors"
 REFERENCE_IMAGES = 4
 REFERENCE_SEED = 70_001
 TOLERANCE_DB = 40.0
@@ -83,7 +88,8 @@ class Environment(Checked):
 
 
 class About(Checked):
-    """``artifact.json``; ``device`` is where the model ran when the artifact was made."""
+    """``artifact.json``; ``device`` is where the model ran when the artifact was made, ``load`` how one of a module is
+    loaded again."""
 
     version: Literal[1]
     name: str
@@ -97,6 +103,7 @@ class About(Checked):
     prepared_key: str
     environment: Environment
     device: Line = "cpu"
+    load: Line | None = None
     steps: int = Field(BASELINE_STEPS, ge=1, le=1000)
 
 
@@ -119,37 +126,27 @@ def save(
 ) -> Path:
     """Write the artifact ``folder`` whole or not at all; an artifact that stands there is replaced.
 
-    ``slim``: without the model's own weights.  Raises BadInput where the plan needs them.
+    ``slim``: without the model's own weights.  Raises BadInput where the plan needs them, and where weights or samples
+    are NaN or Inf.
     """
     if slim and not plan.self_contained:
         raise BadInput(
             "a slim artifact has no weights of the model, and this plan runs them; add runtime, or drop --slim"
         )
-    prepared = plans.prepare(source)
-    target = plans.build(source, plan, prepared)
-    if prepared.seconds:  # what was made on the way to it is used no more, and need not be carried
+    with guard.making(folder, mark="artifact.json") as work:
         prepared = plans.prepare(source)
         target = plans.build(source, plan, prepared)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder.parent} can't be written to ({why(error)}); choose another folder") from error
-    try:
+        if prepared.seconds:  # what was made on the way to it is used no more, and need not be carried
+            prepared = plans.prepare(source)
+            target = plans.build(source, plan, prepared)
         _fill(work, source, plan, prepared, target, observations, slim)
-        if folder.exists():
-            if not (folder / "artifact.json").exists():
-                raise BadInput(f"{folder} exists and is no artifact; choose another --out")
-            shutil.rmtree(folder)
         _open_to_others(work)
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
 def load(folder: Path | str, source: Source | None = None, device: str | None = None) -> tuple[Target, Source, Plan]:
-    """The artifact's target, source and plan.  ``source`` is needed when the artifact was made from a module.
+    """The artifact's target, source and plan.  ``source`` is needed when the artifact was made from a module: a fresh
+    one, as :func:`hasten.load` takes it, gets the weights that the artifact keeps, and its guidance and steps.
 
     It runs on the device that it was made on, or on ``device``.  Raises BadInput when the folder is no artifact, its
     plan was changed, it was made from other weights than ``source`` has, or this machine has no such device.
@@ -169,11 +166,14 @@ def parts(folder: Path | str, source: Source | None = None, device: str | None =
         raise BadInput(f"{folder} is slim, and its plan runs the model's weights, which it lacks; {AGAIN}")
     if source is None:
         if not about.has_source:
-            raise BadInput(f"{folder} was made from a module of your own; pass it: load(folder, hasten.load(module))")
+            how = about.load or "hasten.load_artifact(FOLDER, hasten.load(module, ...))"
+            raise BadInput(f"{folder} was made from a module of your own; pass it: {how}")
         source = replace(_source(folder / "source", about, device or about.device), name=about.name)
     elif device is not None:
         check_device(device)
         source = replace(source, device=device)
+    if not about.has_source and (folder / WEIGHTS).exists():
+        source = _with_stored(folder / WEIGHTS, source, about)
     if source.weight_hash != about.weight_hash:
         raise BadInput(f"{folder} was made from other weights ({about.weight_hash[:12]}) than {source.name} has")
     return source, plan, Prepared(about.prepared_key, folder / "prepared", complete=True)
@@ -184,6 +184,25 @@ def _source(folder: Path, about: About, device: str) -> Source:
         return sources.load(folder, guidance=about.guidance, device=device, steps=about.steps)
     check_device(device)
     return replace(sources.load_slim(folder, about.weight_hash, about.guidance), device=device, steps=about.steps)
+
+
+def _with_stored(path: Path, source: Source, about: About) -> Source:
+    """``source`` with the weights in ``path``.  Raises BadInput unless they are those of such a module."""
+    own = {name: tuple(value.shape) for name, value in weights_of(source.module()).items()}
+    found = {name: info.shape for name, info in check_header(path).items()}
+    for name in sorted(set(own) | set(found)):
+        if own.get(name) != found.get(name):
+            held, has = (str(shapes.get(name, "none")) for shapes in (found, own))
+            raise BadInput(
+                f"{path}: {shown(name)} is {held}, and {source.name} has {has}; pass a module like the one that the "
+                "artifact was made from"
+            )
+    if about.guidance != 1.0 and source.null_label is None:
+        raise BadInput(f"{path.parent} samples with guidance {about.guidance:g}; load the module with its null_label=")
+    loaded = with_weights(source, load_file(path))
+    if loaded.weight_hash != about.weight_hash:
+        raise BadInput(f"{path} was changed, or {source.name} is of another kind; {AGAIN}")
+    return replace(loaded, guidance=about.guidance, steps=about.steps)
 
 
 def verify(folder: Path | str, source: Source | None = None, device: str | None = None) -> Verification:
@@ -224,8 +243,15 @@ def _fill(
         for path in sources.files(source.folder, weights=not slim):
             (work / "source" / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.folder / path, work / "source" / path)
+    if source.folder is None and not slim:
+        write_bytes(work / WEIGHTS, save_tensors(_finite_weights(source)))
     case = reference_case(source)
     outputs = {"noise": case.noise, "samples": target.sample(case).contiguous()}
+    if not outputs["samples"].isfinite().all():
+        raise BadInput(
+            f"{source.name}: its samples with this plan hold NaN or Inf, and no artifact is made of it; use weights that "
+            "are not broken, or another plan"
+        )
     if case.labels is not None:
         outputs["labels"] = case.labels
     write_bytes(work / "reference.safetensors", save_tensors(outputs))
@@ -245,12 +271,35 @@ def _fill(
         "prepared_key": plans.prepare(source).key,
         "environment": environment(),
         "device": source.device,
+        "load": None if source.folder is not None else _how(source),
         "steps": source.steps,
     }
     write_text(work / "artifact.json", json.dumps(about, indent=2, sort_keys=True) + "\n")
     files = sorted(path for path in work.rglob("*") if path.is_file())
     hashes = {path.relative_to(work).as_posix(): sha256(path) for path in files}
     write_text(work / "hashes.json", json.dumps(hashes, indent=2) + "\n")
+
+
+def _finite_weights(source: Source) -> dict[str, torch.Tensor]:
+    """The weights to keep of a module of one's own.  Raises BadInput for parameters that are NaN or Inf."""
+    module = source.module()
+    bad = [name for name, value in module.named_parameters() if not value.isfinite().all()]
+    if bad:
+        raise BadInput(
+            f"{source.name}: {shown(bad[0])} holds NaN or Inf, and no artifact is made of it; train it again"
+        )
+    return {name: value.contiguous().clone() for name, value in weights_of(module).items()}  # tied ones each
+
+
+def _how(source: Source) -> str:
+    """How the artifact of a module is loaded again."""
+    words = [f"{source.name}(...)", "schedule=...", f"prediction={source.prediction!r}", f"shape={source.shape}"]
+    words += [f"{key}={value}" for key in ("num_labels", "null_label") if (value := getattr(source, key)) is not None]
+    if source.prediction == "edm":
+        words.append(f"sigma_data={source.sigma_data}")
+    if getattr(source.call, "call", source.call) not in (sources.call_module, sources.call_unet):
+        words.append("call=...")
+    return f"hasten.load_artifact(FOLDER, hasten.load({', '.join(words)}))"
 
 
 def reference_case(source: Source) -> Case:

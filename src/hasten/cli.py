@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-from hasten import __version__, console
+from hasten import __version__, console, guard
 from hasten.errors import BadInput, HastenError, did_you_mean
-from hasten.files import num_bytes, why
+from hasten.files import cache_folder, num_bytes, why
 
 
 class Number(click.FloatRange):
@@ -56,6 +56,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 
 LONGEST = 8760 * 3600  # seconds: a year
 MOST_SHOWN = 1000  # characters of a message
+NO_MEMORY = re.compile("can't allocate memory|out of memory|bad_alloc")  # as torch and engines say it
 
 
 class Seconds(click.ParamType[float]):
@@ -109,9 +110,9 @@ def cli(context: click.Context, debug: bool) -> None:
 @JSON
 def demo(out: Path, seed: int, resume: bool, as_json: bool) -> None:
     """Optimise the bundled emoji model against the bundled data."""
-    _check(out=out)
     from hasten.model import bundled
 
+    _check(str(bundled.folder()), out=out, copies=3, prepares=True)
     budgets, folder = (("quality", 0.02),), str(bundled.folder())
     _optimize(folder, "emoji", out, budgets, "throughput", 240.0, 16, seed, resume, 1.0, as_json)
 
@@ -160,7 +161,8 @@ def optimize(
     Of all plans of which none beats another in time, loss, memory and size, --out gets one file each in front/, for
     hasten apply.  The exit status is 3 when no plan held the budget.
     """
-    _check(source, *students, data=data, out=out)
+    images = batch or (1 if goal == "latency" else 16)
+    _check(source, *students, data=data, out=out, images=images, device=device, copies=3, prepares=True)
     _optimize(
         source, data, out, budgets, goal, seconds, batch, seed, resume, guidance, as_json, features, device, students,
         steps,
@@ -219,7 +221,8 @@ def compare(
         raise BadInput(f"--batches {batches!r}: write sizes of 1 to 4096, such as 1,4,64")
     if out is not None and (out.suffix != ".json" or out.exists()):
         raise BadInput(f"--out {out}: {'exists; choose another' if out.exists() else 'the name must end in .json'}")
-    _check(a, b, data=data, out=out and out.parent)
+    most = max([batch, *map(int, sizes)])
+    _check(a, b, data=data, out=out and out.parent, images=most, device=device)
     from hasten import commands
 
     with console.progress() as progress:
@@ -268,7 +271,7 @@ def profile(
         raise BadInput("--train needs something to train on; say what with --data")
     if out is not None and (out / "profile.json").exists():
         raise BadInput(f"{out} holds a profile; choose another --out")
-    _check(source, data=data, out=out)
+    _check(source, data=data, out=out, images=batch, device=device)
     from hasten import commands
     from hasten.report import profile_text
 
@@ -308,7 +311,7 @@ def sample(
         raise BadInput(f"--out {out}: the name must end in .png or .npy")
     if _exists(out):
         raise BadInput(f"--out {out} exists; choose another")
-    _check(str(model), out=out.parent)
+    _check(str(model), out=out.parent, images=batch, kept=count, device=device or "cpu")
     from hasten import commands
 
     with console.progress() as progress:
@@ -318,8 +321,9 @@ def sample(
 
 @cli.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--device", help="Where torch computes: cpu, cuda; the artifact's own by default.")
 @JSON
-def verify(artifact: Path, as_json: bool) -> None:
+def verify(artifact: Path, device: str | None, as_json: bool) -> None:
     """Check an artifact's hashes and its reference outputs.
 
     What differs between its environment and this one is named.
@@ -330,7 +334,7 @@ def verify(artifact: Path, as_json: bool) -> None:
         raise BadInput(f"{artifact} is no artifact; pass a folder that hasten optimize or hasten apply wrote")
     from hasten import artifact as artifacts
 
-    found = artifacts.verify(artifact)
+    found = artifacts.verify(artifact, device=device)
     if as_json:
         click.echo(json.dumps(asdict(found)))
     else:
@@ -359,7 +363,7 @@ def apply(plan: Path, source: Path, out: Path, guidance: float, steps: int, devi
         raise BadInput(f"{out} exists; choose another --out")
     if not _exists(plan):
         raise BadInput(f"plan {plan} does not exist; pass a plan.toml")
-    _check(str(source), out=out)
+    _check(str(source), out=out, copies=2, prepares=True)
     from hasten import artifact, load
     from hasten.technique import plan as plans
 
@@ -443,6 +447,7 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
     from hasten.train import recipe as recipes
 
     read = recipes.read(recipe)
+    guard.check_memory(read.least_bytes, f"{recipe}: a step of {read.train.batch_size:,} samples")
     if plan:
         from hasten.train import plan as plans
 
@@ -502,7 +507,7 @@ def prune(
     zeros = sparsity is not None or pattern == "2:4"
     if [channels is not None, count is not None, zeros].count(True) != 1:
         raise BadInput("give --channels, --blocks or --sparsity (or --pattern 2:4), one of them")
-    _check(source, data=data, out=out)
+    _check(source, data=data, out=out, copies=1)
     from hasten import commands, load
     from hasten.distill import sparse, student
 
@@ -512,7 +517,7 @@ def prune(
         if given is None:
             raise BadInput("the damage of blocks is measured on data; give --data")
         with console.progress() as progress:
-            found = student.drop_blocks(loaded, count, given, out, lambda detail: progress("damage", detail, 0.0))
+            found = student.drop_blocks(loaded, count, given, out, console.counted(progress, "damage"))
         click.echo(console.blocks(found))
         _say(f"{'written':<12}{out}")
         return
@@ -524,7 +529,9 @@ def prune(
         _say(f"{'written':<12}{out}")
         return
     share = student.asked(channels if Path(channels).is_file() else f"channels={channels}")
-    config = student.prune(loaded, share, importance, commands.data_for(loaded, data), out)
+    given = commands.data_for(loaded, data)
+    with console.progress() as progress:
+        config = student.prune(loaded, share, importance, given, out, console.counted(progress, "prune"))
     click.echo(f"{'channels':<12}{config['block_out_channels']}")
     _say(f"{'written':<12}{out}")
 
@@ -556,7 +563,8 @@ def distill(
 
     The student begins as SOURCE with its least important channels pruned; OUT/recipe.toml says how it is trained.
     """
-    _check(source, data=data, out=out)
+    begun = [student] if "=" not in student and Path(student).is_dir() else []
+    _check(source, *begun, data=data, out=out, images=1, copies=0 if begun else 1)
     if "=" not in student and not _exists(Path(student)):
         raise BadInput(f"--student {student}: no file or folder; give channels=0.5, a config.json or a model folder")
     from hasten import load
@@ -655,8 +663,21 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _check(*sources: str, data: str | None = None, out: Path | None = None) -> None:
-    """Raise BadInput, before torch is imported, for a model, data or a folder to write to that can't be used."""
+def _check(
+    *sources: str,
+    data: str | None = None,
+    out: Path | None = None,
+    images: int = 0,
+    kept: int = 0,
+    device: str = "cpu",
+    copies: int = 0,
+    prepares: bool = False,
+) -> None:
+    """Raise BadInput, before torch is imported, for a model, data or a folder to write to that can't be used.
+
+    A model's sampling of ``images`` at once must have room in memory, with ``kept`` samples beside; so many ``copies``
+    of the first model's float32 weights on the disk of ``out``, and, where a command ``prepares`` graphs, of the cache.
+    """
     if out is not None:
         _check_out(out)
     if data is not None and data not in ("emoji", "digits") and not (_exists(Path(data)) and Path(data).is_dir()):
@@ -667,11 +688,21 @@ def _check(*sources: str, data: str | None = None, out: Path | None = None) -> N
             folder, plan = text, ""
         if plan and not _exists(Path(plan)):
             raise BadInput(f"plan {plan} does not exist; pass a plan.toml")
-        if _exists(Path(folder)) and _exists(Path(folder, "artifact.json")):
-            continue
         from hasten.model.config import read_folder
 
-        read_folder(folder)
+        place, weights = Path(folder), True
+        if _exists(place) and _exists(place / "artifact.json"):
+            if not (place / "source").is_dir():  # a module of a person's own
+                continue
+            place, weights = place / "source", False
+        spec = read_folder(place, weights)
+        if device == "cpu":
+            many = f"{text}: {images} at once of shape {spec.shape}" if images else text
+            guard.check_memory(spec.least_bytes(images) + kept * spec.sample_bytes, many)
+        if out is not None and copies and text == sources[0]:
+            needed = copies * spec.float32_bytes
+            for disk in (out, *([cache_folder()] if prepares else ())):
+                guard.check_room(disk, needed, f"{copies} copies of the weights" if copies > 1 else "the weights")
 
 
 def _check_out(out: Path) -> None:
@@ -705,17 +736,21 @@ def main(arguments: list[str] | None = None) -> None:
     # remarks on parts that are not used here, and on folders of a person without a home
     for name in ("torchao", "diffusers.quantizers", "torch.utils._pytree", "matplotlib"):
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.ERROR)
-    sys.exit(_exit_status(lambda: cli.main(arguments, prog_name="hasten", standalone_mode=False), debug))
+    given = sys.argv[1:] if arguments is None else arguments
+    command = next((f"hasten {word}" for word in given if word in cli.commands), "hasten")
+    sys.exit(_exit_status(lambda: cli.main(arguments, prog_name="hasten", standalone_mode=False), debug, command))
 
 
-def _exit_status(call: Callable[[], Any], debug: bool) -> int:
+def _exit_status(call: Callable[[], Any], debug: bool, command: str = "hasten") -> int:
     try:
         call()
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as help:
+        click.echo(help.format_message())
+        return 2
     except click.ClickException as error:
-        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "hasten"
-        _complain(f"error: {' '.join(error.format_message().split()).rstrip('.')}; see {where} --help")
+        _complain(f"error: {' '.join(error.format_message().split()).rstrip('.')}; see {command} --help")
         return 2
     except (KeyboardInterrupt, click.Abort) as stop:  # click puts its own exception before the one that says where
         said = str(stop) or str(stop.__cause__ or "")
@@ -732,6 +767,9 @@ def _exit_status(call: Callable[[], Any], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+            _complain("error: there is not enough memory; use a smaller --batch or model")
+            return 2
         first = (str(error).strip().splitlines() or [""])[0]
         _complain(f"error: {type(error).__name__}: {first}; run again with --debug for the traceback")
         return 1

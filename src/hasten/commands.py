@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hasten import subject
+from hasten import console, guard, subject
 from hasten.data import loader
 from hasten.data.array import Data
 from hasten.errors import BadInput, HastenError
@@ -19,6 +22,7 @@ from hasten.measure.features import bring
 from hasten.model import source as sources
 from hasten.model.grid import write_grid
 from hasten.model.source import Source
+from hasten.model.target import Target
 from hasten.model.workload import Case, draw
 from hasten.report import profile_page
 from hasten.stages.run import Progress
@@ -84,23 +88,24 @@ def compare(
     """Load the data, compare, write the result."""
     brought = None if features is None else bring(features)
     first, second = (subject.read(text, device=device) for text in (a, b))
-    result = comparing.compare(
-        first,
-        second,
-        data=data_for(first.source, data),
-        kind=kind,
-        rounds=rounds,
-        images=batch,
-        batches=batches,
-        conditions=conditions,
-        features=brought,
-        seconds=seconds,
-        seed=seed,
-        device=device,
-        progress=progress,
-    )
-    if out is not None:
-        write_text(out, json.dumps(result, indent=1) + "\n")
+    with nullcontext() if out is None else guard.claimed(out):
+        result = comparing.compare(
+            first,
+            second,
+            data=data_for(first.source, data),
+            kind=kind,
+            rounds=rounds,
+            images=batch,
+            batches=batches,
+            conditions=conditions,
+            features=brought,
+            seconds=seconds,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+        if out is not None:
+            write_text(out, json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -161,7 +166,7 @@ def sample(
     Raises HastenError, and writes nothing, when samples are NaN or Inf.
     """
     named = subject.read(model, guidance=guidance, device=device, steps=steps)
-    target, source = named.build(), named.source
+    source = named.source
     if out.suffix == ".png" and (len(source.shape) != 3 or source.shape[0] not in (1, 3)):
         raise BadInput(f"--out {out}: samples of shape {source.shape} are no pictures; write to an .npy file")
     labels = source.labels
@@ -169,11 +174,36 @@ def sample(
         if labels is None or label not in labels:
             raise BadInput(f"--label {label}: {source.name} has {'no labels' if not labels else f'0 to {max(labels)}'}")
         labels = [label]
+    guard.check_room(out.parent, count * math.prod(source.shape) * (1 if out.suffix == ".png" else 4), "the samples")
+    with guard.claimed(out):
+        samples = _samples(model, named.build(), labels, count, batch, seed, progress)
+        if out.suffix == ".png":
+            write_grid(samples, out)
+        else:
+            with replacing(out) as temporary, temporary.open("wb") as file:
+                np.save(file, samples.numpy())
+
+
+def _samples(
+    model: str, target: Target, labels: list[int] | None, count: int, batch: int, seed: int, progress: Progress
+) -> torch.Tensor:
+    """The samples (count, *shape); evaluations of the network are counted in ``progress``."""
+    batches = -(-count // batch)
+    tell, each, done = console.counted(progress, "sample"), target.table.evaluations, itertools.count()
+    network = target.network
+
+    def counted(x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        evaluation = next(done)
+        tell(
+            f"evaluations, for {min(evaluation // each * batch, count)} of {count} samples", evaluation, batches * each
+        )
+        return network(x, time, labels)
+
+    target.network = counted
     made: list[torch.Tensor] = []
-    for case in draw(source.shape, -(-count // batch), batch, seed).cases:
+    for case in draw(target.facts.shape, batches, batch, seed).cases:
         first = case.index * batch
         chosen = None if labels is None else torch.tensor([labels[(first + i) % len(labels)] for i in range(batch)])
-        progress("sample", f"{first} of {count}", 0.0)
         made.append(target.sample(Case(case.index, case.seed, case.noise, chosen)).cpu())
         bad = int((~made[-1].isfinite()).flatten(1).any(1).sum())
         if bad:
@@ -181,9 +211,4 @@ def sample(
                 f"{model}: {bad} of {batch} samples hold NaN or Inf; nothing is written; lower --guidance, or use "
                 "weights that are not broken"
             )
-    samples = torch.cat(made)[:count]
-    if out.suffix == ".png":
-        write_grid(samples, out)
-    else:
-        with replacing(out) as temporary, temporary.open("wb") as file:
-            np.save(file, samples.numpy())
+    return torch.cat(made)[:count]

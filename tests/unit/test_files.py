@@ -1,7 +1,12 @@
 """Files written whole or not at all."""
 
+import errno
 import hashlib
+import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -137,3 +142,62 @@ def test_a_name_that_no_file_can_have(tmp_path) -> None:
 def test_sizes_have_a_limit() -> None:
     assert files.num_bytes("1.5GiB") == 3 * 2**29
     assert files.num_bytes("9" * 400 + "GB") is None
+
+
+WRITE = """
+import sys, pathlib
+from hasten import files
+path = pathlib.Path(sys.argv[1])
+with files.replacing(path) as half, files.temporary(path, folder=True) as made:
+    half.write_bytes(b"half")
+    (made / "x").write_bytes(b"half")
+    print("at it", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Another process that is writing ``x``, a file and a folder."""
+    process = subprocess.Popen([sys.executable, "-c", WRITE, tmp_path / "x"], stdin=-1, stdout=-1, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at it\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_what_a_killed_process_left_half_written_goes_when_it_is_written_next(writer, tmp_path) -> None:
+    kept = [".x.notes.part", ".x.12345678.parts", ".y.12345678.part"]
+    for name in kept:
+        (tmp_path / name).write_text("a person's own, or of another name")
+    files.write_text(tmp_path / "x", "mine")
+    assert len(names(tmp_path)) == len(kept) + 3  # the other process lives: what is its own stays
+    writer.kill()
+    writer.wait()
+    files.write_text(tmp_path / "x", "mine")
+    assert names(tmp_path) == sorted([*kept, "x"])
+
+
+def test_without_locks_it_goes_after_a_day(tmp_path, monkeypatch) -> None:
+    def fail(*_arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", fail)
+    for name, age in ((".x.aaaaaaaa.part", 2 * files.LEFT_SECONDS), (".x.bbbbbbbb.part", 60)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    files.write_text(tmp_path / "x", "mine")
+    assert names(tmp_path) == [".x.bbbbbbbb.part", "x"]
+
+
+def test_a_scratch_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    with files.scratch() as folder:
+        assert folder.parent == tmp_path
+        assert folder.is_dir()
+    assert names(tmp_path) == []
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path / "file" / "x"))
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"no temporary folder .*; set TMPDIR"), files.scratch():
+        pass

@@ -119,7 +119,7 @@ def test_room(tmp_path, monkeypatch) -> None:
     guard.check_room(tmp_path, 1, "a checkpoint")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 0, 2_000_000))
     guard.check_room(tmp_path, 2_000_000, "a checkpoint")
-    with pytest.raises(BadInput, match=r"2\.1 MB are needed for a checkpoint, 2\.0 MB are free"):
+    with pytest.raises(BadInput, match=r"2\.10 MB are needed for a checkpoint, 2\.00 MB are free"):
         guard.check_room(tmp_path, 2_100_000, "a checkpoint")
 
 
@@ -167,3 +167,113 @@ def test_a_folder_with_anything_of_a_persons_own_is_refused(tmp_path) -> None:
         guard.check_ours(tmp_path, "run.json")
     (tmp_path / "run.json").write_text("{}")
     guard.check_ours(tmp_path, "run.json")
+
+
+MAKE = "import sys, pathlib\nfrom hasten.guard import making\nwith making(pathlib.Path(sys.argv[1])) as folder:\n"
+
+
+@pytest.fixture
+def maker(tmp_path):
+    """Another process that is making a folder, and the folder."""
+    out = tmp_path / "out"
+    code = MAKE + "    (folder / 'half').touch()\n    print('at it', flush=True)\n    sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code, out], stdin=-1, stdout=-1, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at it\n"
+    yield process, out
+    process.kill()
+    process.communicate()
+
+
+def make(out, content="mine", mark=None) -> None:
+    with guard.making(out, mark) as folder:
+        (folder / "content").write_text(content)
+
+
+def test_two_can_t_make_one_folder(maker) -> None:
+    process, out = maker
+    with pytest.raises(BadInput, match=rf"out is in use by process {process.pid} on .+; wait for it or use another"):
+        make(out)
+    assert not out.exists()
+    process.communicate("")  # it ends
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    with pytest.raises(BadInput, match="out exists; choose another --out"):
+        make(out)
+    assert [path.name for path in out.iterdir()] == ["half"]
+
+
+def test_what_a_killed_maker_left_is_in_nobodys_way(maker) -> None:
+    process, out = maker
+    process.kill()
+    process.wait()
+    make(out)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["content"]
+
+
+def test_what_fails_leaves_nothing(tmp_path) -> None:
+    with pytest.raises(TypeError):
+        make(tmp_path / "out", None)
+    assert list(tmp_path.iterdir()) == []
+    make(tmp_path / "out")
+
+
+def test_only_a_folder_with_the_mark_is_replaced(tmp_path) -> None:
+    make(tmp_path / "out", "old")
+    with pytest.raises(BadInput, match="out exists"):
+        make(tmp_path / "out", mark="artifact.json")
+    make(tmp_path / "out", "new", mark="content")
+    assert (tmp_path / "out" / "content").read_text() == "new"
+
+
+def test_a_persons_own_folder_of_that_name_stays(tmp_path) -> None:
+    own = tmp_path / ".out.making"
+    own.mkdir()
+    (own / "mine").touch()
+    with pytest.raises(BadInput, match=r"\.out\.making is in the way"):
+        make(tmp_path / "out")
+    assert (own / "mine").exists()
+
+
+def test_what_is_half_written_goes_when_its_folder_is_held_next(tmp_path) -> None:
+    (tmp_path / ".checkpoint-0000012.safetensors.aaaaaaaa.part").touch()
+    (tmp_path / ".mine.part").touch()
+    with guard.holding(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".mine.part"]
+
+
+def test_whether_a_folder_is_held(other, tmp_path) -> None:
+    process, folder = other
+    assert guard.is_held(folder)
+    process.kill()
+    process.wait()
+    assert not guard.is_held(folder)
+    assert not guard.is_held(tmp_path)
+    (tmp_path / guard.LOCK).mkdir()
+    assert not guard.is_held(tmp_path)
+
+
+def test_whether_a_folder_is_held_on_a_disk_without_locks(no_locks, other) -> None:
+    process, folder = other
+    assert guard.is_held(folder)
+    process.kill()
+    process.wait()
+    assert not guard.is_held(folder)
+
+
+def test_room_for_a_folder_that_is_not_there_yet(tmp_path) -> None:
+    guard.check_room(tmp_path / "a" / "b", 1, "a model")
+    with pytest.raises(BadInput, match=r"b: 1,000,000 TB are needed for a model, .* are free; make room"):
+        guard.check_room(tmp_path / "a" / "b", 10**18, "a model")
+
+
+def test_memory(tmp_path, monkeypatch) -> None:
+    guard.check_memory(1000, "a sample")
+    with pytest.raises(BadInput, match=r"a sample: 1,000,000 TB of memory are needed at least, .* are free; use a sm"):
+        guard.check_memory(10**18, "a sample")
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(guard, "CONTAINER_LIMITS", (str(limit), str(tmp_path / "absent")))
+    limit.write_text("max\n")
+    assert guard.free_memory_bytes() > 2e6
+    limit.write_text("2000000\n")
+    assert guard.free_memory_bytes() == 2_000_000

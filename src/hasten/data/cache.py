@@ -8,13 +8,11 @@ its samples, and no half of it is ever seen.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +20,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from hasten.files import cache_folder
+from hasten.files import cache_folder, temporary
 
 SAMPLES, ABOUT = "samples.npy", "about.json"
-LEFT_SECONDS = 24 * 3600  # an unfinished entry this old belongs to a process that was killed
 
 
 class Entry(NamedTuple):
@@ -58,7 +55,7 @@ def cached(kind: str, name: str, shape: tuple[int, ...], dtype: DTypeLike, most:
         return _in_memory(shape, dtype, most, make)
     found = _read(place, shape, dtype)
     if found is None:
-        with contextlib.suppress(_UnwritableError):
+        with suppress(_UnwritableError):
             _write(place, shape, dtype, most, make)
             found = _read(place, shape, dtype)
     return found or _in_memory(shape, dtype, most, make)
@@ -80,29 +77,25 @@ def _read(place: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Entry | 
 
 def _write(place: Path, shape: tuple[int, ...], dtype: np.dtype[Any], most: int, make: Make) -> None:
     """Make the entry in a folder beside ``place``, then put it there, in the place of a damaged one."""
-    try:
-        for left in place.parent.glob(f".{place.name}.*.part"):
-            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
-    except OSError as error:
-        raise _UnwritableError from error
-    try:
-        if shutil.disk_usage(temporary).free < most * dtype.itemsize * int(np.prod(shape)):
-            raise _UnwritableError
-        about = _write_samples(temporary / SAMPLES, shape, dtype, most, make)
+    with ExitStack() as stack:
         try:
-            with (temporary / ABOUT).open("w", encoding="utf-8") as file:
+            made = stack.enter_context(temporary(place, folder=True))
+            if shutil.disk_usage(made).free < most * dtype.itemsize * int(np.prod(shape)):
+                raise _UnwritableError
+        except OSError as error:
+            raise _UnwritableError from error
+        about = _write_samples(made / SAMPLES, shape, dtype, most, make)
+        try:
+            with (made / ABOUT).open("w", encoding="utf-8") as file:
                 json.dump(about, file)
                 file.flush()
                 os.fsync(file.fileno())
-            shutil.rmtree(place, ignore_errors=True)
-            temporary.rename(place)
+            if _read(place, shape, dtype) is None:  # else another process was quicker, with the same
+                shutil.rmtree(place, ignore_errors=True)
+                made.rename(place)
         except OSError as error:
-            if not place.is_dir():  # else another process was quicker, with the same
+            if not place.is_dir():
                 raise _UnwritableError from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_samples(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], most: int, make: Make) -> dict[str, Any]:
@@ -138,7 +131,7 @@ def _write_samples(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], mos
         except OSError as error:
             raise _UnwritableError from error
     finally:
-        with contextlib.suppress(OSError):  # what could not be flushed was raised above
+        with suppress(OSError):  # what could not be flushed was raised above
             file.close()
     return {**about, "count": count}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from hasten.measure.damage import change
 
 WITHOUT = {"AttnDownBlock2D": "DownBlock2D", "AttnUpBlock2D": "UpBlock2D"}
 Evaluate = Callable[[UNet2DModel], torch.Tensor]
+Tell = Callable[[str, int, int], None]  # what is done, how many of how many are
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,17 @@ def as_in(network: UNet2DModel, config: dict[str, Any]) -> UNet2DModel:
 
 
 @torch.inference_mode()
-def damaged(network: UNet2DModel, evaluate: Evaluate) -> list[Damaged]:
+def damaged(
+    network: UNet2DModel, evaluate: Evaluate, tell: Callable[[int, int], None] = lambda *_: None
+) -> list[Damaged]:
     """Each block that can go, the one that does least damage first.
 
     ``evaluate(network)`` asks about equally many states of each of LEVELS, one level after the other, and returns the
     outputs (n, ...).
     """
-    whole, rows = evaluate(network), []
-    for block in removable(network):
+    whole, rows, could_go = evaluate(network), [], list(removable(network))
+    for number, block in enumerate(could_go):
+        tell(number, len(could_go))
         made = without(network, block)
         fewer = network.num_parameters() - made.num_parameters()
         rows.append(Damaged(block, fewer, change(whole, evaluate(made))))
@@ -103,7 +108,7 @@ def damaged(network: UNet2DModel, evaluate: Evaluate) -> list[Damaged]:
 
 
 def drop(
-    network: UNet2DModel, count: int, evaluate: Evaluate, say: Callable[[str], None] = lambda _: None
+    network: UNet2DModel, count: int, evaluate: Evaluate, tell: Tell = lambda *_: None
 ) -> tuple[UNet2DModel, list[Damaged]]:
     """``network`` without ``count`` blocks, always the one that does least damage then; and all that could go, those
     that are gone first, each with the damage that was measured last.
@@ -113,8 +118,7 @@ def drop(
     gone: list[Damaged] = []
     rows: list[Damaged] = []
     while len(gone) < count:
-        say(f"block {len(gone) + 1} of {count}")
-        rows = damaged(network, evaluate)
+        rows = damaged(network, evaluate, partial(tell, f"block {len(gone) + 1} of {count}"))
         if not rows:
             only = f"only {len(gone)} can go (attention, and the middle block)"
             raise BadInput(f"--blocks {count}: {only}; lower it, or prune channels")

@@ -7,19 +7,16 @@ them faster, is measured (:func:`speeds`), and mostly it does not.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
 
+from hasten import guard
 from hasten.errors import BadInput
-from hasten.files import umask, why
 from hasten.measure import pair
 from hasten.measure.clock import Clock
 from hasten.measure.stats import FEWEST_ROUNDS
@@ -67,8 +64,11 @@ def prune(source: Source, sparsity: float | None, pattern: Pattern, out: Path) -
         sparsity = HALF
     if sparsity is None or not 0.0 < sparsity < 1.0:
         raise BadInput(f"--sparsity {sparsity} is out of range; over 0, under 1")
-    if out.exists():
-        raise BadInput(f"{out} exists; choose another --out")
+    with guard.making(out) as folder:
+        return _prune(source, sparsity, pattern, folder)
+
+
+def _prune(source: Source, sparsity: float, pattern: Pattern, folder: Path) -> dict[str, Any]:
     network = source.module().float()
     kept = masks(network, sparsity, pattern)
     weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -76,27 +76,11 @@ def prune(source: Source, sparsity: float | None, pattern: Pattern, out: Path) -
     for name, mask in kept.items():
         weights[name] *= mask
     zero = 1.0 - sum(int(mask.sum()) for mask in kept.values()) / sum(mask.numel() for mask in kept.values())
+    assert source.folder is not None
     spec = read_folder(source.folder)
     told = {"from": source.name, "weights": source.weight_hash, "pattern": pattern, "zero": round(zero, 4)}
-    with whole(out) as folder:
-        save_folder(folder, dict(spec.network_config), weights, spec.scheduler, {**spec.extra, "pruned": told})
+    save_folder(folder, dict(spec.network_config), weights, spec.scheduler, {**spec.extra, "pruned": told})
     return {"zero": zero, "compressed": (before, _compressed(weights))}
-
-
-@contextmanager
-def whole(out: Path) -> Iterator[Path]:
-    """A folder beside ``out``, which is not there yet, that takes its place when the block ends well; else it goes."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    except OSError as error:
-        raise BadInput(f"{out.parent} can't be written to ({why(error)}); choose another folder") from error
-    try:
-        yield folder
-        folder.chmod(0o777 & ~umask())
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def speeds(dense: Source, folder: Path, say: Callable[[str], None]) -> dict[str, pair.Comparison]:

@@ -17,11 +17,12 @@ import tomli_w
 import torch
 from diffusers import UNet2DModel
 
+from hasten import guard
 from hasten.data import loader
 from hasten.data.array import Data
 from hasten.distill import blocks, sparse
+from hasten.distill.blocks import Tell
 from hasten.distill.channels import Scores, Taylor, magnitude, pruned, smaller
-from hasten.distill.sparse import whole
 from hasten.errors import BadInput
 from hasten.files import write_text
 from hasten.measure.damage import LEVELS, decibel
@@ -44,37 +45,49 @@ WARMUP, LENGTH = 0.05, 0.1  # shares of the steps: of warm-up, and the memory of
 TEACHER_SHARE, FEATURE_WEIGHT, LEARNING_RATE = 0.5, 0.1, 2e-3
 
 
-def prune(source: Source, share: float | Path, importance: Importance, data: Data | None, out: Path) -> dict[str, Any]:
+def prune(
+    source: Source,
+    share: float | Path,
+    importance: Importance,
+    data: Data | None,
+    out: Path,
+    tell: Tell = lambda *_: None,
+) -> dict[str, Any]:
     """Write ``out``, the network of ``source`` with fewer channels, and return its configuration.
 
     ``share``, in (0, 1), of each block's channels, or a ``config.json`` of such a network.  ``importance``: by
-    ``magnitude`` of the weights, or by ``taylor``, the effect on the loss on ``data`` at all noise levels alike.
+    ``magnitude`` of the weights, or by ``taylor``, the effect on the loss on ``data`` at all noise levels alike, of
+    which ``tell(what, done, of)`` is told.
 
     Raises BadInput for a source that is no diffusers folder, for a share out of range, for no data where it is needed.
     """
-    network = _network(source, out)
-    config = _config(network, share)
-    network = blocks.as_in(network, config)
-    scores: Scores = magnitude(network)
-    if importance == "taylor":
-        if data is None:
-            raise BadInput("importance by taylor needs data; give it, or use importance by magnitude")
-        scores = taylor(source, network, labelled(data, source))
-    told = torch.from_numpy(np.asarray(source.schedule.network_time(np.linspace(1e-3, 1.0, 2000)))).float()
-    _save(source, pruned(network, config, scores, told), {"importance": importance}, out)
+    with guard.making(out) as folder:
+        network = _network(source)
+        config = _config(network, share)
+        network = blocks.as_in(network, config)
+        scores: Scores = magnitude(network)
+        if importance == "taylor":
+            if data is None:
+                raise BadInput("importance by taylor needs data; give it, or use importance by magnitude")
+            scores = taylor(source, network, labelled(data, source), tell)
+        told = torch.from_numpy(np.asarray(source.schedule.network_time(np.linspace(1e-3, 1.0, 2000)))).float()
+        _save(source, pruned(network, config, scores, told), {"importance": importance}, folder)
     return config
 
 
-def drop_blocks(
-    source: Source, count: int, data: Data, out: Path, say: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+def drop_blocks(source: Source, count: int, data: Data, out: Path, tell: Tell = lambda *_: None) -> dict[str, Any]:
     """Write ``out``, the network of ``source`` without ``count`` whole blocks, those whose absence changes its answers
     on ``data`` least, and return ``rows`` on all that could go: ``name``, ``parameters``, the ratio of the answers to
     their change in ``decibels`` at each of ``levels``, and whether it is ``gone``.
 
     Raises BadInput for a source that is no diffusers folder, and when so many can't go.
     """
-    network, data = _network(source, out), labelled(data, source)
+    with guard.making(out) as folder:
+        return _drop_blocks(source, count, labelled(data, source), folder, tell)
+
+
+def _drop_blocks(source: Source, count: int, data: Data, folder: Path, tell: Tell) -> dict[str, Any]:
+    network = _network(source)
     ids, rng = data.ids(held_out=False), torch.Generator().manual_seed(0)
     chosen = ids[torch.randperm(len(ids), generator=rng)[:STATES].numpy()]
     clean, labels = (torch.from_numpy(part) for part in data.take(chosen))
@@ -88,9 +101,9 @@ def drop_blocks(
     def evaluate(asked: UNet2DModel) -> torch.Tensor:
         return torch.cat([source.call(asked, each.x, each.time, each.labels) for each in part.parts(STATE_PARTS)])
 
-    made, rows = blocks.drop(network, count, evaluate, say)
+    made, rows = blocks.drop(network, count, evaluate, tell)
     gone = [row.block.name for row in rows[:count]]
-    _save(source, made, {"blocks": gone}, out)
+    _save(source, made, {"blocks": gone}, folder)
     shown = [
         {
             "name": row.block.name,
@@ -103,32 +116,30 @@ def drop_blocks(
     return {"levels": LEVELS, "rows": shown}
 
 
-def _network(source: Source, out: Path) -> UNet2DModel:
-    """What is pruned, in float32.  Raises BadInput where there is none, or ``out`` is taken."""
+def _network(source: Source) -> UNet2DModel:
+    """What is pruned, in float32.  Raises BadInput where there is none."""
     if source.folder is None:
         raise BadInput(f"{source.name} is a module of your own; only a UNet2DModel folder can be pruned")
-    if out.exists():
-        raise BadInput(f"{out} exists; choose another --out")
     network = source.module().float().eval()
     assert isinstance(network, UNet2DModel)
     return network
 
 
-def _save(source: Source, made: UNet2DModel, told: dict[str, Any], out: Path) -> None:
+def _save(source: Source, made: UNet2DModel, told: dict[str, Any], folder: Path) -> None:
     """A folder with ``made``'s weights and all else of the source's, and what was pruned."""
     assert source.folder is not None
     spec = read_folder(source.folder)
     extra = {**spec.extra, "pruned": {"from": source.name, "weights": source.weight_hash, **told}}
-    with whole(out) as folder:
-        save_folder(folder, json.loads(made.to_json_string()), made.state_dict(), spec.scheduler, extra, torch.float32)
+    save_folder(folder, json.loads(made.to_json_string()), made.state_dict(), spec.scheduler, extra, torch.float32)
 
 
-def taylor(source: Source, network: torch.nn.Module, data: Data) -> Taylor:
+def taylor(source: Source, network: torch.nn.Module, data: Data, tell: Tell = lambda *_: None) -> Taylor:
     """Scores by the loss on training data at noise levels that are spread evenly over all times."""
     objective = Objective(source.schedule, source.prediction, source.sigma_data)
     found, ids, rng = Taylor(network), data.ids(held_out=False), torch.Generator().manual_seed(0)
     network.requires_grad_(True)
-    for _ in range(TAYLOR_BATCHES):
+    for number in range(TAYLOR_BATCHES):
+        tell("what the loss needs most", number, TAYLOR_BATCHES)
         chosen = ids[torch.randint(len(ids), (TAYLOR_BATCH,), generator=rng).numpy()]
         clean, labels = (torch.from_numpy(part) for part in data.take(chosen))
         part = objective.draw(clean, labels if source.num_labels is not None else None, rng)
@@ -164,21 +175,28 @@ def distill(
     if source.folder is None:
         raise BadInput(f"{source.name} is a module of your own; train it with hasten.train.loop and a [teacher]")
     path = out / "recipe.toml"
-    if path.exists():
-        if not resume:
-            raise BadInput(f"{out} holds a run; use --resume or another --out")
-    else:
-        state.check_place(out, False)
-        folder = Path(student)
-        if not folder.is_dir():
-            folder, share = out / "student", asked(student)
-            if not _is_begun(source, folder):  # a run that was stopped after this has it
-                channels, *size = source.shape
-                prune(source, share, "taylor", loader.by_name(data, (size[0], size[1]), channels=channels), folder)
-        learnt = {"features": list(features), "feature_weight": FEATURE_WEIGHT} if features else {}
-        made = recipe_of(source, folder, data, seconds, seed, batch_size, {"cached": cached, **learnt})
-        write_text(path, tomli_w.dumps(made.model_dump(exclude_defaults=True)))
+    with guard.holding(out):
+        if path.exists():
+            if not resume:
+                raise BadInput(f"{out} holds a run; use --resume or another --out")
+        else:
+            state.check_place(out, False)
+            learnt = {"features": list(features), "feature_weight": FEATURE_WEIGHT} if features else {}
+            folder = _begun(source, student, data, out)
+            made = recipe_of(source, folder, data, seconds, seed, batch_size, {"cached": cached, **learnt})
+            write_text(path, tomli_w.dumps(made.model_dump(exclude_defaults=True)))
     return loop.train(recipe.read(path), out, any(out.glob(state.PATTERN)), progress, warn)
+
+
+def _begun(source: Source, student: str, data: str, out: Path) -> Path:
+    """The folder of the student as it begins: the one that ``student`` names, or ``out/student``, pruned."""
+    folder = Path(student)
+    if not folder.is_dir():
+        folder, share = out / "student", asked(student)
+        if not _is_begun(source, folder):  # a run that was stopped after this has it
+            channels, *size = source.shape
+            prune(source, share, "taylor", loader.by_name(data, (size[0], size[1]), channels=channels), folder)
+    return folder
 
 
 def _is_begun(source: Source, folder: Path) -> bool:

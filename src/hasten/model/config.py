@@ -14,6 +14,7 @@ matching with a shift (Esser et al. 2024, arXiv:2403.03206, eq. 23).
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -72,6 +73,29 @@ class FolderSpec:
     scheduler: dict[str, Any]
     extra: dict[str, Any]
     folder: Path
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a sample."""
+        size = self.network_config["sample_size"]
+        high, wide = (size, size) if isinstance(size, int) else size
+        return int(self.network_config["in_channels"]), high, wide
+
+    @property
+    def sample_bytes(self) -> int:
+        """Of a sample in float32."""
+        return 4 * math.prod(self.shape)
+
+    @property
+    def float32_bytes(self) -> int:
+        """Of all weights in float32."""
+        return 4 * sum(math.prod(info.shape) for info in headers(self.weight_files).values())
+
+    def least_bytes(self, images: int) -> int:
+        """What an evaluation of ``images`` at once needs at least: weights, and what a convolution reads and writes."""
+        widths: list[int] = self.network_config["block_out_channels"]
+        widest = max(width >> 2 * level for level, width in enumerate(widths))
+        return self.float32_bytes + images * 2 * widest * self.sample_bytes // self.shape[0]
 
 
 class Checked(BaseModel):

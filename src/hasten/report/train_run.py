@@ -5,7 +5,6 @@ Curves leave out the steps that a rewind took back; the time that those took sti
 
 from __future__ import annotations
 
-import fcntl
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -281,7 +280,7 @@ def read(folder: Path) -> Run:
         _about(folder / "run.json"),
         [line for line in lines if "event" not in line],
         [line for line in lines if "event" in line],
-        _held(folder),
+        guard.is_held(folder),
         (folder / "model").is_dir(),
     )
 
@@ -307,20 +306,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not found:
         raise BadInput(plain(f"{path} is empty: the run ended before its first line; begin it again"))
     return found
-
-
-def _held(folder: Path) -> bool:
-    """Whether a process holds the folder; asks for a shared lock, and lets go of it at once."""
-    if not (folder / guard.LOCK).is_file():
-        return False
-    try:
-        with (folder / guard.LOCK).open(encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # another person's
-        return False
-    return False
 
 
 def _column(values: list[Any]) -> Column:

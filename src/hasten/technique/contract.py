@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hasten.errors import BadInput
-from hasten.files import cache_folder, umask
+from hasten.files import cache_folder, temporary, umask
 from hasten.model.target import Facts, Target
 from hasten.technique.answers import ALIKE_DB, SAME_DB, agreement_db
 
@@ -161,17 +159,13 @@ class Prepared:
         if self.complete:
             raise BadInput(f"{root} lacks {name}, which the plan needs; make the artifact again with hasten apply")
         began = time.perf_counter()
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
-        try:
-            make(temporary)
-            temporary.chmod(0o777 & ~umask())
+        with temporary(root / name, folder=True) as made:
+            make(made)
+            made.chmod(0o777 & ~umask())
             with suppress(OSError):  # another process was first: what it made is taken
-                temporary.rename(root / name)
+                made.rename(root / name)
             if not (root / name).is_dir():
                 raise BadInput(f"{root / name} can't be written; choose another HASTEN_CACHE")
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         self.seconds += time.perf_counter() - began
         self.used.append(root / name)
         return root / name

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 
+from hasten import guard
 from hasten.errors import BadInput
+from hasten.files import size
 from hasten.measure.allocations import Tracker
 from hasten.train.memory import blocks
 
@@ -159,7 +160,7 @@ def available_bytes(device: torch.device) -> int:
     """What the machine, or the GPU, has free."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return guard.free_memory_bytes()
 
 
 def _kibibytes(status: Path, key: str) -> int:
@@ -228,7 +229,7 @@ def choose(costs: Costs, kept_bytes: int, budget_bytes: int, gradients: Gradient
     if names is None:
         everything = peak_bytes(costs, [block.name for block in costs.blocks], kept_bytes, gradients)
         raise BadInput(
-            f"train.memory: {budget_bytes / 2**20:,.1f} MiB; a step takes {everything / 2**20:,.1f} MiB at least, with "
+            f"train.memory: {size(budget_bytes)}; a step takes {size(everything)} at least, with "
             "every block recomputed; raise train.memory, or train.accumulate, or lower train.batch_size, or set "
             "train.step_in_backward"
         )

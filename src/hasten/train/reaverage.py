@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hasten import guard
 from hasten.errors import BadInput
 from hasten.train import network, normalise, posthoc
 from hasten.train import recipe as recipes
@@ -42,8 +43,13 @@ def reaverage(
     the average after so many steps, the last by default.  Returns what was tried, the one that was taken first.  Raises
     BadInput for a folder without a run or without snapshots, an ``out`` that is there, and a length that can't be made.
     """
-    if out.exists():
-        raise BadInput(f"{out} is there already; use another --out")
+    with guard.making(out) as made:
+        return _reaverage(folder, made, sigma_rel, step, progress)
+
+
+def _reaverage(
+    folder: Path, out: Path, sigma_rel: float | None, step: int | None, progress: Callable[[str], None]
+) -> list[Length]:
     about = folder / "run.json"
     try:
         text = json.dumps(json.loads(about.read_text(encoding="utf-8"))["recipe"])

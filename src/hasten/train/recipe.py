@@ -18,6 +18,7 @@ from hasten.errors import BadInput, did_you_mean
 from hasten.files import num_bytes, small_text
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+VAE_SCALE = 8  # pixels to a latent, of most
 LIMIT_BYTES = 1 << 14  # as a plan's
 PAIRED = {"flow": "flow", "edm": "edm"}  # schedules that have a prediction of their own
 
@@ -82,7 +83,7 @@ class TrainSection(Section):
     """
 
     steps: int = Field(ge=1, le=9_999_999)
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=2**24)
     accumulate: int = Field(1, ge=1, le=4096)
     device: str = "cpu"
     seed: int = Field(0, ge=0, lt=2**31)
@@ -177,6 +178,19 @@ class Recipe(Section):
     def budget_bytes(self) -> int | None:
         """``train.memory`` as bytes."""
         return None if self.train.memory is None else num_bytes(self.train.memory)
+
+    @property
+    def least_bytes(self) -> int:
+        """What a step needs at least: of a micro-batch, in the precision of two bytes, what the widest level has for
+        the backward pass.  Raises BadInput for a model folder that can't be used."""
+        samples = self.train.batch_size // self.train.accumulate
+        if self.model.folder is not None:
+            from hasten.model.config import read_folder
+
+            return read_folder(self.model.folder).least_bytes(samples) // 2
+        widths = self.model.block_out_channels or [1]
+        side = self.data.size // (1 if self.data.vae is None else VAE_SCALE)
+        return 2 * 2 * samples * side**2 * max(width >> 2 * level for level, width in enumerate(widths))
 
 
 def read(path: Path | str) -> Recipe:

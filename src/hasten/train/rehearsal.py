@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -17,6 +16,7 @@ from statistics import median
 
 from hasten.environment import python_child
 from hasten.errors import HastenError
+from hasten.files import scratch
 from hasten.train.recipe import Recipe
 
 STEPS = 4  # the first one is slower
@@ -34,8 +34,8 @@ class Measured:
 
 def measure(recipe: Recipe, timeout: float = 600.0) -> Measured:
     """Run STEPS steps of ``recipe`` in a process of its own.  Raises HastenError when that fails."""
-    with tempfile.TemporaryDirectory(prefix="hasten-") as folder:
-        asked, answer = Path(folder, "recipe.json"), Path(folder, "measured.json")
+    with scratch() as folder:
+        asked, answer = folder / "recipe.json", folder / "measured.json"
         asked.write_text(recipe.model_dump_json(), encoding="utf-8")
         try:
             done = subprocess.run(
@@ -91,5 +91,5 @@ if __name__ == "__main__":
 
     quiet()
     told = Recipe.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory(prefix="hasten-") as place:
-        Path(sys.argv[2]).write_text(json.dumps(asdict(run(told, Path(place, "run")))), encoding="utf-8")
+    with scratch() as place:
+        Path(sys.argv[2]).write_text(json.dumps(asdict(run(told, place / "run"))), encoding="utf-8")

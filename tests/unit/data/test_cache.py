@@ -1,9 +1,10 @@
 """The cache of samples: made once, mapped, whole or not at all, done without where it can't be."""
 
 import errno
+import fcntl
 import json
 import os
-import time
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -124,15 +125,34 @@ def test_what_its_maker_raises_passes_and_leaves_nothing(maker, entry, error) ->
     assert list(entry.parent.iterdir()) == []
 
 
-def test_what_a_killed_process_left_goes_after_a_day(maker, entry) -> None:
-    ages = {".name.old.part": 2 * cache.LEFT_SECONDS, ".name.new.part": 60, ".other.old.part": 2 * cache.LEFT_SECONDS}
-    for name, age in ages.items():
+def test_what_a_killed_process_left_goes(maker, entry) -> None:
+    for name in (".name.aaaaaaaa.part", ".name.bbbbbbbb.part", ".other.aaaaaaaa.part"):
         left = entry.parent / name
         left.mkdir(parents=True)
         (left / "samples.npy").touch()
-        os.utime(left, (time.time() - age,) * 2)
+    held = os.open(entry.parent / ".name.bbbbbbbb.part", os.O_RDONLY)  # by a process that lives
+    fcntl.flock(held, fcntl.LOCK_EX)
     maker.get()
-    assert sorted(path.name for path in entry.parent.iterdir()) == [".name.new.part", ".other.old.part", "name"]
+    os.close(held)
+    assert sorted(path.name for path in entry.parent.iterdir()) == [
+        ".name.bbbbbbbb.part",
+        ".other.aaaaaaaa.part",
+        "name",
+    ]
+
+
+def test_what_another_process_finished_first_is_taken(maker, entry) -> None:
+    finished = []
+
+    class Slow(Maker):
+        def __call__(self, add):
+            about = super().__call__(add)
+            maker.get()
+            finished.append((entry / "samples.npy").stat().st_ino)
+            return about
+
+    Slow().get()
+    assert [(entry / "samples.npy").stat().st_ino] == finished
 
 
 def test_another_process_was_quicker(maker, entry, tmp_path) -> None:
@@ -193,7 +213,7 @@ class TestWithoutADisk:
         def fail(*_args, **_options):
             raise OSError(errno.EROFS, "Read-only file system")
 
-        place = {"fsync": cache.os, "mkdtemp": cache.tempfile, "rename": Path}[call]
+        place = {"fsync": cache.os, "mkdtemp": tempfile, "rename": Path}[call]
         monkeypatch.setattr(place, call, fail)
 
 

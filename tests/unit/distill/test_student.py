@@ -44,7 +44,7 @@ def test_a_pruned_folder_is_an_ordinary_one(teacher, tmp_path, importance) -> No
     with torch.no_grad():
         assert torch.equal(plain(x, time, labels).sample, found.call(found.module(), x, time, labels))
     said = json.loads((tmp_path / "pruned" / "hasten.json").read_text())["pruned"]
-    assert said == {"from": "model", "weights": teacher.weight_hash, "importance": importance}
+    assert said == {"from": teacher.name, "weights": teacher.weight_hash, "importance": importance}
 
 
 def test_taylor_keeps_more_of_what_matters_than_the_worst_choice(teacher) -> None:

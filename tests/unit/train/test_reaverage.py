@@ -48,7 +48,7 @@ def test_without_a_length_the_lowest_held_out_loss_wins(run, tmp_path) -> None:
 def test_what_can_t_be(run, tmp_path) -> None:
     with pytest.raises(BadInput, match=r"no average of length 0.28 can be made of what was kept"):
         reaverage(run, tmp_path / "model", 0.28)
-    with pytest.raises(BadInput, match="is there already"):
+    with pytest.raises(BadInput, match="exists; choose another"):
         reaverage(run, run)
     with pytest.raises(BadInput, match="holds no training run"):
         reaverage(tmp_path, tmp_path / "model")
