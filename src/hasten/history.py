@@ -29,10 +29,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict, TypeAdapter
+
 from hasten import __version__
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, did_you_mean
-from hasten.files import lock, why
+from hasten.files import lock, text_lines, why
 from hasten.measure.stats import FEWEST_ROUNDS, median_ratio
 
 if TYPE_CHECKING:
@@ -100,6 +102,9 @@ class Entry:
         """The label of the plan that the run itself found; empty where it was told what to measure."""
         side = self.sides.get(FOUND.get(self.kind, ""))
         return () if side is None else tuple(side.label)
+
+
+LINE = TypeAdapter(Entry, config=ConfigDict(extra="forbid"))
 
 
 def record(
@@ -229,10 +234,10 @@ def read(path: Path) -> tuple[list[Entry], int]:
     Raises BadInput when there is no such file.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        path.stat()
+        found = [_entry(line) for line in text_lines(path, "replace") if line.strip()]
     except (OSError, ValueError) as error:
         raise BadInput(f"history {path}: {why(error)}; run something first, or name another --file") from error
-    found = [_entry(line) for line in text.split("\n") if line.strip()]
     entries = [entry for entry in found if entry is not None]
     return sorted(entries, key=lambda entry: entry.created), len(found) - len(entries)
 
@@ -290,14 +295,9 @@ def changed(figures: Sequence[Figure]) -> list[str]:
 def _entry(line: str) -> Entry | None:
     """The run that a line holds, None when it holds none."""
     try:
-        made = json.loads(line)
-        made["sides"] = {name: Side(**side) for name, side in made["sides"].items()}
-        made["figures"] = {name: Figure(**figure) for name, figure in made["figures"].items()}
-        entry = Entry(**made)
+        entry = LINE.validate_json(line, strict=True)
         numbers = [n for f in entry.figures.values() for n in (f.value, f.low, f.high) if n is not None]
-        words = [part for side in entry.sides.values() for part in side.label]
-        whole = entry.version == VERSION and all(isinstance(word, str) for word in words)
-        whole = whole and all(isinstance(n, float | int) and math.isfinite(n) for n in numbers)
+        whole = entry.version == VERSION and all(map(math.isfinite, numbers))
         return entry if whole and datetime.fromisoformat(entry.created) and entry.series else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except ValueError:  # a ValidationError, or no date
         return None

@@ -16,14 +16,28 @@ from unittest import mock
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field
 
 from hasten.diffusion.prediction import Prediction, from_sample
 from hasten.diffusion.schedule import Schedule
 from hasten.diffusion.table import Clip, Table
 from hasten.errors import BadInput
+from hasten.model.config import Checked, checked
 
 NEGLIGIBLE = 1e-6  # of a row's largest coefficient: schedulers compute in float32
 PURE = 1e-3  # how far what is clipped may be from one prediction
+
+
+class Clipping(Checked):
+    """How a scheduler bounds what it takes for the clean sample; diffusers' own defaults."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    clip_sample: bool = False
+    clip_sample_range: float = Field(1.0, gt=0)
+    thresholding: bool = False
+    sample_max_value: float = Field(1.0, gt=0)
+    dynamic_thresholding_ratio: float = Field(0.995, gt=0, le=1)
 
 
 class Coefficients(torch.Tensor):
@@ -83,7 +97,7 @@ def table(config: dict[str, Any], schedule: Schedule, prediction: Prediction, si
             alpha, sigma = schedule.alpha(time).item(), schedule.sigma(time).item()
             output = from_sample(prediction, x, clean, alpha, sigma, sigma_data)
             sample = scheduler.step(output, told, sample, **arguments)[0]
-    except (ValueError, TypeError, RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # as above
         raise BadInput(f"{name}: {steps} steps can't be made a table ({_first(error)}); use other --steps") from error
     finally:
         for patch in reversed(patches):
@@ -106,16 +120,18 @@ def _scheduler(config: dict[str, Any], steps: int) -> Any:
     logging.getLogger("diffusers.schedulers").setLevel(logging.ERROR)  # remarks on settings that it changes
     with warnings.catch_warnings(action="ignore"):
         kind = getattr(diffusers, config["_class_name"])
+        known = inspect.signature(kind.__init__).parameters  # of keys that the class lacks diffusers says much
         try:
-            scheduler = kind.from_config({key: value for key, value in config.items() if key != "_class_name"})
+            scheduler = kind.from_config({key: value for key, value in config.items() if key in known})
             scheduler.set_timesteps(steps)
-        except (ValueError, TypeError, NotImplementedError, AssertionError, ZeroDivisionError, IndexError) as error:
+        except Exception as error:  # it checks no types, and fails on wrong ones in any way there is
             raise BadInput(f"{config['_class_name']}: diffusers refuses it ({_first(error)}); correct it") from error
     return scheduler
 
 
 def _first(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    reason = " ".join(str(error).split())
+    return reason if 0 < len(reason) <= 160 else f"{type(error).__name__} {reason[:80]}"
 
 
 def _time(schedule: Schedule, told: float) -> float:
@@ -133,12 +149,10 @@ def _dynamic(scheduler: Any) -> bool:
 
 
 def _clip(scheduler: Any) -> Clip | None:
-    config = scheduler.config
-    if _dynamic(scheduler):
-        return Clip(float(config.sample_max_value), float(config.dynamic_thresholding_ratio))
-    if getattr(config, "clip_sample", False):
-        return Clip(float(config.clip_sample_range))
-    return None
+    config = checked(Clipping, dict(scheduler.config), f"scheduler_config.json ({type(scheduler).__name__})")
+    if config.thresholding:
+        return Clip(config.sample_max_value, config.dynamic_thresholding_ratio)
+    return Clip(config.clip_sample_range) if config.clip_sample else None
 
 
 def _clipped(prediction: Any) -> Any:

@@ -243,7 +243,8 @@ def check_same(run: Run, resume: bool, features: str | None, students: list[str]
         if not resume:
             raise BadInput(f"{run.out} holds an unfinished run; use --resume or another --out")
         theirs = read_json(run.out, path.name)
-        differing = [f"{key} {mine[key]!r}, was {shown(theirs.get(key))}" for key in mine if mine[key] != theirs.get(key)]
+        changed = [key for key in mine if mine[key] != theirs.get(key)]
+        differing = [f"{key} {mine[key]!r}, was {shown(theirs.get(key))}" for key in changed]
         if differing:
             raise BadInput(f"{run.out} was begun with something else ({'; '.join(differing)}); use another --out")
     write_text(path, json.dumps(mine) + "\n")

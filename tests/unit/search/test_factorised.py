@@ -92,7 +92,7 @@ def test_a_killed_search_ends_with_the_same_answer(tmp_path: Path) -> None:
         '{"point": {"engine": [], "solver": "a", "grid": "b", "steps": 1, "images": 0}, "measured": {}}',
         '{"point": {"engine": "e", "solver": "a", "grid": "b", "steps": true, "images": 0}, "measured": {}}',
         *(
-            '{"point": {"engine": "e", "solver": "a", "grid": "b", "steps": 1, "images": 0}, "measured": %s}' % measured
+            f'{{"point": {json.dumps(point("e", ("a", "b"), 1, 0))}, "measured": {measured}}}'
             for measured in ("null", '{"worst": 1}', '{"worst": "x", "drift_db": 1}', '{"worst": NaN, "drift_db": 1}')
         ),
     ],
