@@ -90,6 +90,8 @@ class Entry:
     hasten: str = __version__
     version: int = VERSION
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     @property
     def series(self) -> str:
         """Equal for runs that may be held against each other."""
@@ -104,7 +106,7 @@ class Entry:
         return () if side is None else tuple(side.label)
 
 
-LINE = TypeAdapter(Entry, config=ConfigDict(extra="forbid"))
+LINE = TypeAdapter(Entry)
 
 
 def record(
