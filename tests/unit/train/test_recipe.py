@@ -176,7 +176,7 @@ def test_what_is_no_toml(tmp_path) -> None:
         (b"steps = = 3", "is not TOML.*line 1"),
         (b"\xff\xfe", "invalid start byte; pass a recipe.toml"),
         (b"a = 0x" + b"f" * 9000, "a is not known"),
-        (b"[train]\nsteps = 0x" + b"f" * 9000, "is not TOML"),
+        (b"[train]\nsteps = 1\n[data]\nname = 'digits'\nsize = 0x" + b"f" * 9000, "is not TOML"),
         (b"a = 1\n" * 9000, "over 16384 bytes"),
         (b"a = " + b"[" * 5000, "is not TOML"),
     ]:
