@@ -8,7 +8,8 @@ that reads it.  Each runs in a child forked from this process, which has importe
 the command's own.  "Bad" is also a message of more than three lines, and a control character that reaches the terminal.
 
 What works for long on good input is cut off where the work begins, when all was read and checked, and counts as taken:
-the search of optimize, the measuring of compare and profile, all but the first step of training and the first sampling.
+the search of optimize, the measuring of compare, profile and of what to prune, all but the first step of training and
+the first sampling.
 The machine is said to have 1 GiB free, so that a size that needs more must be refused, not tried.
 """
 
@@ -93,7 +94,8 @@ class Good:
             "model": {"block_out_channels": [16, 32], "attention_levels": [1], "attention_head_dim": 8},
             "train": {
                 "steps": 2, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1,
-                "sample_every": 1, "ema_profiles": [0.05, 0.1], "profile_every": 1, "validate_every": 1, "validate_samples": 16,
+                "sample_every": 1, "ema_profiles": [0.05, 0.1], "profile_every": 1, "validate_every": 1,
+                "validate_samples": 16,
             },
         }  # fmt: skip
         self.recipe.write_text(tomli_w.dumps(config), encoding="utf-8")
@@ -181,7 +183,7 @@ class Good:
         path, figure = self.folder / "history.jsonl", {"value": 2.0, "low": 1.9, "high": 2.1, "n": 15, "paired": True}
         entry = {
             "kind": "compare", "subject": "a against b", "created": "2026-01-01T00:00:00+00:00", "commit": None,
-            "fingerprint": "0" * 12, "machine": {}, "version": 1, "settings": {"images": 1}, "figures": {"speedup": figure},
+            "fingerprint": "0" * 12, "machine": {}, "version": 1, "settings": {}, "figures": {"speedup": figure},
             "sides": {n: {"source": n, "weight_hash": "0", "plan_hash": "0", "label": ["x"]} for n in "ab"},
         }  # fmt: skip
         path.write_text(
@@ -680,8 +682,8 @@ def odd_paths(good: Good, place: Path) -> list[str]:
     there = ["pipe.json", "loop", "empty", "empty.toml", "a\nb", "\x1b[31m.toml", os.fsdecode(b"\xff\xfe"), "nowhere"]
     fixed = [
         "", " ", ".", "..", "/", "/dev/null", "/dev/zero", "/dev/full", "/proc/self/mem", "/etc/passwd", "-", "+",
-        "a+b", "~/x", "https://example.org/model", "file:///etc/passwd", "a" * 300, "a/" * 3000, "x" * 100_000, "\u202e.png",
-        "C:\\x", "/nowhere/x.png", "x.json", "x.png", "x.npy", "x.toml", ".json", "emoji", "digits",
+        "a+b", "~/x", "https://example.org/model", "file:///etc/passwd", "a" * 300, "a/" * 3000, "x" * 100_000,
+        "\u202e.png", "C:\\x", "/nowhere/x.png", "x.json", "x.png", "x.npy", "x.toml", ".json", "emoji", "digits",
     ]  # fmt: skip
     made = [str(place / name) for name in there] + [
         f"{place}/pipe.json+{place}/pipe.json",
@@ -696,7 +698,7 @@ ODD_WORDS = (
     *("1,,2", "4096", "100000", str(2**31), str(2**32), str(2**63), str(2**64), "emojis", "cuda", "cuda:0", "cuda:99"),
     *("mps", "meta", "cpu:1", "CPU", "a\nb", "\x1b[31m", os.fsdecode(b"\xff"), "a" * 300, "a" * 100_000, "os:system"),
     *("json:loads", "nowhere:x", "hasten:", ":", "channels=0", "channels=nan", "channels=2", "ops", "epoch"),
-    *("train-step", "damage", "--help", "--debug", "--", "-", "-h", "--version", "--seed=", "mid_block.", "1s"),
+    *("train-step", "damage", "--help", "--", "-", "-h", "--version", "--seed=", "mid_block.", "1s"),
 )  # fmt: skip
 
 
@@ -883,6 +885,7 @@ def child(case: Case) -> NoReturn:
 
 def cut_off() -> None:
     """Put :class:`Taken` where long work begins."""
+    from hasten.distill import student
     from hasten.measure import roofline
     from hasten.model.target import Target
     from hasten.search import loop as searching
@@ -913,7 +916,7 @@ def cut_off() -> None:
     console.training = training
     setattr(Target, "sample", sample)  # noqa: B010
     optimize._optimize = search
-    for module, name in ((compare, "read_reference"), (compare, "timed"), (rehearsal, "measure")):
+    for module, name in ((compare, "read_reference"), (compare, "timed"), (rehearsal, "measure"), (student, "taylor")):
         setattr(module, name, taken)
     roofline.peaks = taken
 
@@ -1033,9 +1036,7 @@ def main() -> None:
     if asked.only is not None:
         for ended in ran([case(kinds[0], asked.only)], jobs=1):
             print(f"hasten {' '.join(map(console.plain, ended.case.arguments))}\n{ended.output}{ended.error}")
-            print(
-                f"exit status {ended.status}, {ended.seconds:.2f} s, {ended.bytes / 2**20:.0f} MiB; {ended.bad or 'well'}"
-            )
+            print(f"exit status {ended.status}, {ended.seconds:.2f} s, {ended.bytes / 2**20:.0f} MiB, bad: {ended.bad}")
         return
     began, found = time.perf_counter(), []
     for ended in judged((case(*each) for each in numbers(asked.count, kinds)), asked.jobs, case):
