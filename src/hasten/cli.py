@@ -17,7 +17,7 @@ import click
 
 from hasten import __version__, console, guard
 from hasten.errors import BadInput, HastenError, did_you_mean
-from hasten.files import cache_folder, num_bytes, why
+from hasten.files import cache_folder, num_bytes, size, why
 
 
 class Number(click.FloatRange):
@@ -56,6 +56,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 
 LONGEST = 8760 * 3600  # seconds: a year
 MOST_SHOWN = 1000  # characters of a message
+RESULT_BYTES, TRACE_BYTES = 10**6, 3 * 10**7
 NO_MEMORY = re.compile("can't allocate memory|out of memory|bad_alloc")  # as torch and engines say it
 
 
@@ -223,6 +224,8 @@ def compare(
         raise BadInput(f"--out {out}: {'exists; choose another' if out.exists() else 'the name must end in .json'}")
     most = max([batch, *map(int, sizes)])
     _check(a, b, data=data, out=out and out.parent, images=most, device=device)
+    if out is not None:
+        guard.check_room(out.parent, RESULT_BYTES, "the result")
     from hasten import commands
 
     with console.progress() as progress:
@@ -272,6 +275,8 @@ def profile(
     if out is not None and (out / "profile.json").exists():
         raise BadInput(f"{out} holds a profile; choose another --out")
     _check(source, data=data, out=out, images=batch, device=device)
+    if out is not None:
+        guard.check_room(out, TRACE_BYTES, "the trace")
     from hasten import commands
     from hasten.report import profile_text
 
@@ -368,8 +373,8 @@ def apply(plan: Path, source: Path, out: Path, guidance: float, steps: int, devi
     from hasten.technique import plan as plans
 
     artifact.save(out, load(source, guidance=guidance, device=device, steps=steps), plans.read(plan), slim=slim)
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    _say(f"written     {out} ({size / 1e6:.2f} MB)")
+    made = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    _say(f"written     {out} ({size(made)})")
 
 
 @cli.command()
@@ -419,19 +424,7 @@ def env(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**found, "fingerprint": fingerprint(found), "peaks": peaks}))
         return
-    for name, value in found.items():
-        shown = value
-        if isinstance(value, dict):
-            shown = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
-        elif isinstance(value, list):
-            shown = " ".join(map(str, value))
-        elif name == "memory_bytes":
-            name, shown = "memory", f"{value / 2**30:.1f} GiB" if value else "unknown"
-        elif value is None:
-            shown = "not set" if name == "threads" else "none"
-        click.echo(f"{name:<12}{shown}")
-    click.echo(f"{'fingerprint':<12}{fingerprint(found)}")
-    click.echo(f"{'peaks':<12}{console.peaks_line(peaks)}")
+    _say(console.machine(found, fingerprint(found), peaks))
 
 
 @cli.command()

@@ -275,3 +275,166 @@ def test_progress_is_silent_when_no_terminal(capsys: pytest.CaptureFixture[str])
         report("search", "something", 10.0)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def no_room(monkeypatch: pytest.MonkeyPatch, free_bytes: int = 1000) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free_bytes))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("optimize", "MODEL", "--out", "x"),
+        ("demo", "--out", "x"),
+        ("apply", "plan.toml", "MODEL", "--out", "x"),
+        ("prune", "MODEL", "--sparsity", "0.5", "--out", "x"),
+        ("prune", "MODEL", "--channels", "0.5", "--data", "digits", "--out", "x"),
+        ("distill", "MODEL", "--student", "channels=0.5", "--data", "digits", "--out", "x"),
+        ("sample", "MODEL", "--out", "x.npy"),
+        ("compare", "MODEL", "MODEL", "--out", "x.json"),
+    ],
+    ids=" ".join,
+)
+def test_room_on_the_disk_is_asked_for_before_work(
+    arguments: tuple[str, ...],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.toml").write_text("")
+    no_room(monkeypatch)
+    monkeypatch.setattr("hasten.model.source.Source.build", lambda _: pytest.fail("it began to work"))
+    status, error = status_and_error(capsys, *(str(tiny_folder) if each == "MODEL" else each for each in arguments))
+    assert status == 2
+    assert "are needed for" in error
+    assert "1.00 kB are free" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.toml"]
+
+
+@pytest.mark.parametrize("command", ["sample", "prune"])
+def test_a_place_that_can_t_be_written_to_is_told_before_work(
+    command: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    monkeypatch.setattr("hasten.model.source.Source.build", lambda _: pytest.fail("it began to work"))
+    rest = {"sample": ("--out", tmp_path / "x.png"), "prune": ("--sparsity", "0.5", "--out", tmp_path / "x")}
+    status, error = status_and_error(capsys, command, tiny_folder, *rest[command])
+    assert status == 2
+    assert "can't be written to (Read-only file system)" in error
+
+
+SIDE = "import sys, time; began = time.perf_counter(); from hasten import cli\ntry: cli.main(sys.argv[1:])\n"
+SIDE += "except SystemExit as stop: sys.exit(50 if 'torch' in sys.modules else stop.code)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("optimize", "MODEL", "--out", "x"),
+        ("compare", "MODEL", "MODEL"),
+        ("compare", "SMALL", "SMALL", "--batch", "1000000"),
+        ("profile", "MODEL"),
+        ("sample", "MODEL"),
+        ("sample", "SMALL", "--batch", "1000000"),
+        ("optimize", "SMALL", "--batch", "1000000", "--out", "x"),
+        ("train", "recipe.toml", "--out", "x"),
+    ],
+    ids=" ".join,
+)
+def test_a_size_that_can_t_fit_is_refused_before_it_is_tried(
+    arguments: tuple[str, ...], tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "unet" / "config.json").read_text())
+    (tmp_path / "model" / "unet" / "config.json").write_text(json.dumps(config | {"sample_size": 65_536}))
+    (tmp_path / "recipe.toml").write_text(
+        '[data]\nname = "digits"\nsize = 1024\n[model]\nblock_out_channels = [64]\n[train]\nsteps = 9\n'
+        "warmup_steps = 1\nbatch_size = 1000000\n"
+    )
+    named = {"MODEL": "model", "SMALL": str(tiny_folder)}
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", SIDE, *(named.get(each, each) for each in arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    took = time.perf_counter() - began
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "of memory are needed at least" in done.stderr or "is not in the range" in done.stderr
+    assert took < 5, "two seconds, and what others do on this machine"
+    assert not (tmp_path / "x").exists()
+
+
+def test_many_samples_that_can_t_be_kept(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hasten.guard.free_memory_bytes", lambda: 20_000_000)
+    arguments = ("sample", tiny_folder, "--batch", "1", "--out", tmp_path / "x.npy", "-n")
+    status, error = status_and_error(capsys, *arguments, "100000")
+    assert status == 2
+    assert "are needed at least, 20.0 MB are free" in error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA out of memory. Tried to allocate 80 GiB"),
+    ],
+    ids=["python", "torch", "cuda"],
+)
+def test_what_could_not_be_foreseen_of_memory_is_a_line_too(
+    error: Exception, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("hasten.model.config.read_folder", fail)
+    status, said = status_and_error(capsys, "sample", tiny_folder)
+    assert status == 2
+    assert said == "error: there is not enough memory; use a smaller --batch or model\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (("hasten", "--help"), "hasten"),
+        (("optimize", "x", "--out"), "hasten optimize"),
+        (("sample",), "hasten sample"),
+        (("--nothing",), "hasten"),
+    ],
+    ids=str,
+)
+def test_where_help_is(arguments: tuple[str, ...], where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, error = status_and_error(capsys, *arguments)
+    assert status == 2
+    assert error.endswith(f"; see {where} --help\n")
+
+
+def test_hasten_alone_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([])
+    shown = capsys.readouterr()
+    assert "\nCommands:\n  apply " in shown.out
+    assert shown.err == ""
+
+
+def test_verify_is_told_the_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "artifact.json").write_text("{}")
+    status, error = status_and_error(capsys, "verify", tmp_path, "--device", "cuda")
+    assert status == 2
+    assert "artifact version" in error
