@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -261,6 +261,31 @@ def blocks(found: dict[str, Any]) -> str:
         shown = "".join(f"{each:>8.1f} dB" for each in row["decibels"])
         lines.append(f"{row['name']:<28}{row['parameters']:>10,}{shown}{'  gone' if row['gone'] else ''}")
     return "\n".join(lines)
+
+
+def machine(found: Mapping[str, Any], fingerprint: str, peaks: dict[str, Any]) -> str:
+    """What `hasten env` says, in lines of at most 80 columns; of :func:`hasten.environment.environment`'s what is not
+    known says so."""
+    gpu, memory_bytes = found["gpu"], found["memory_bytes"]
+    if gpu is not None:
+        parts = (gpu["name"], gpu["memory_bytes"] and size(gpu["memory_bytes"]), gpu["cuda"] and f"CUDA {gpu['cuda']}")
+        gpu = ", ".join(part for part in (*parts, f"first of {gpu['count']}" if gpu["count"] > 1 else None) if part)
+    rows = {
+        "cpu": found["cpu"],
+        "cpu flags": " ".join(found["cpu_flags"]) or "none of those that timings depend on",
+        "cores": found["cores"],
+        "threads": found["threads"] or "OMP_NUM_THREADS is not set",
+        "memory": memory_bytes and size(memory_bytes),
+        "gpu": gpu or "none",
+        "os": found["os"],
+        "python": found["python"],
+        "packages": ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version),
+        "commit": found["commit"] or "not run from a checkout",
+        "fingerprint": fingerprint,
+        "peaks": peaks_line(peaks),
+    }
+    lines = [f"{name:<12}{value or 'not known'}" for name, value in rows.items()]
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines)
 
 
 def peaks_line(peaks: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from hasten import console
+from hasten import console, environment
 
 
 class Terminal(io.StringIO):
@@ -31,3 +31,38 @@ def test_a_long_detail_is_cut_and_the_clocks_stay(monkeypatch, detail):
     for line in lines:
         assert re.search(r"search +0:00:0\d 1:01 left  \S.*…$", line), line
         assert cell_len(line) <= 80
+
+
+PEAKS = {"float32_flops_per_second": 2e11, "int8_flops_per_second": None, "copy_bytes_per_second": 3e10}
+
+
+@pytest.mark.parametrize(
+    ("what", "shown"),
+    [
+        ({"cpu": ""}, "cpu         not known"),
+        ({"cores": None}, "cores       not known"),
+        ({"memory_bytes": None}, "memory      not known"),
+        ({"memory_bytes": 25_200_000_000}, "memory      25.2 GB"),
+        ({"threads": None}, "threads     OMP_NUM_THREADS is not set"),
+        ({"commit": None}, "commit      not run from a checkout"),
+        ({"packages": {"torch": "2.13", "openvino": None}}, "packages    torch 2.13"),
+        ({"packages": {"torch": None}}, "packages    not known"),
+        ({"gpu": None}, "gpu         none"),
+        (
+            {"gpu": {"name": "X", "memory_bytes": 151e9, "capability": "9.0", "cuda": "13.0", "count": 2}},
+            "gpu         X, 151 GB, CUDA 13.0, first of 2",
+        ),
+        (
+            {"gpu": {"name": "X", "memory_bytes": None, "capability": "9.0", "cuda": None, "count": 1}},
+            "gpu         X",
+        ),
+    ],
+)
+def test_what_is_not_known_of_a_machine_says_so(what, shown):
+    text = console.machine(environment.environment() | what, "0123456789ab", PEAKS)
+    lines = text.splitlines()
+    assert shown in lines
+    assert "None" not in text
+    assert max(map(len, lines)) <= 80
+    assert "none in int8" in " ".join(text.split())
+    assert lines[-1].endswith("GB/s copied")
