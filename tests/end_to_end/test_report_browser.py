@@ -99,7 +99,7 @@ def test_clean_and_self_contained(browser: Any, reports: dict[str, Path], name: 
     assert [url for url in requested if not url.startswith("data:") and url != reports[name].as_uri()] == []
     widths = browser.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
     assert all(width > 0 for width in widths)
-    assert len(widths) == {"full": 2, "training": 3}.get(name, 0)
+    assert len(widths) == {"full": 3 + 6 * 3, "training": 3}.get(name, 0)
 
 
 @pytest.mark.parametrize("name", ["full", "hostile", "interrupted", "profile", "training"])

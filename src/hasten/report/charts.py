@@ -172,17 +172,19 @@ def rounds(found: Sequence[Pair], speedup: Ratio | None, noise_floor: Ratio | No
     return chart
 
 
-def curves(baseline: NDArray[np.float32] | None, candidate: NDArray[np.float32] | None, width: int) -> Chart:
-    """A few samples (n, l) or (n, c, l) as curves, one panel each, before and after on top of each other."""
+def curves(
+    baseline: NDArray[np.float32] | None, candidate: NDArray[np.float32] | None, titles: Sequence[str], width: int
+) -> Chart:
+    """Samples (n, l) or (n, c, l) as curves, a panel of n ``titles`` each, before and after on top of each other."""
     drawn = [(a, c, s) for a, c, s in ((baseline, BEFORE, 3.0), (candidate, AFTER, 1.2)) if a is not None]
-    count = min(4, min(len(a) for a, _, _ in drawn))
+    count = len(titles)
     columns = 2 if width > 500 else 1
     rows, each, across = math.ceil(count / columns), 150, width // columns
     figure = Figure(figsize=(width / PIXELS_PER_INCH, each * rows / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH)
     for index in range(count):
         left, bottom = across * (index % columns) + 44, each * (rows - 1 - index // columns) + 24
         axes = figure.add_axes(_box(figure, left, bottom, across - 52, each - 24 - 28))
-        axes.set_title(f"sample {index + 1}")
+        axes.set_title(titles[index])
         for samples, colour, pixels in drawn:
             for channel in np.atleast_2d(samples[index]):
                 axes.plot(np.where(np.isfinite(channel), channel, np.nan), color=colour, lw=pixels)

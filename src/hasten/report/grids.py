@@ -29,8 +29,12 @@ UNREADABLE = (
 )
 MOST_TILES = 64
 MOST_PIXELS = 1_100_000
+MOST_WORST = 6
+MOST_AMPLIFIED = 64
 GUTTER = 1
 CURVE_CHANNELS = 8
+SPAN = 2.0  # of pictures, which are in [-1, 1]
+IDENTICAL_DB = 150.0
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Grid:
-    """One grid: the PNG as a data URI, its size in pixels, how many samples in how many columns."""
+    """One grid: the PNG as a data URI, its size and a tile's (h, w) in pixels, how many samples in how many columns."""
 
     uri: str
     width: int
     height: int
+    tile: tuple[int, int]
     count: int
     columns: int
     pixelated: bool
@@ -110,11 +115,14 @@ def pictures(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:3], 3)))
 
 
-def grid(samples: NDArray[np.float32]) -> Grid:
-    """The first samples, row by row, in a grid as square as it gets; the gutters are transparent."""
-    height, width = pictures(samples[:1]).shape[1:3]
-    count = max(1, min(len(samples), MOST_TILES, MOST_PIXELS // (height * width)))
-    tiles = pictures(samples[:count])
+def most(shape: tuple[int, ...]) -> int:
+    """How many pictures (h, w) there is room for in one grid."""
+    return max(1, min(MOST_TILES, MOST_PIXELS // (shape[0] * shape[1])))
+
+
+def grid(tiles: NDArray[np.uint8]) -> Grid:
+    """Pictures (n, h, w, 3) row by row, in a grid as square as it gets; the gutters are transparent."""
+    count, height, width = tiles.shape[:3]
     columns = max(1, min(count, round(math.sqrt(count * height / width))))
     rows = math.ceil(count / columns)
     canvas = np.zeros((rows * (height + GUTTER) - GUTTER, columns * (width + GUTTER) - GUTTER, 4), np.uint8)
@@ -125,7 +133,37 @@ def grid(samples: NDArray[np.float32]) -> Grid:
     buffer = BytesIO()
     Image.fromarray(canvas).save(buffer, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Grid(uri, canvas.shape[1], canvas.shape[0], count, columns, pixelated=canvas.shape[1] < 800)
+    pixelated = canvas.shape[1] < 800
+    return Grid(uri, canvas.shape[1], canvas.shape[0], (height, width), count, columns, pixelated)
+
+
+def drifts(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n,) decibels, ``10 log10(4 / mse)`` of each pair: less has moved more, and -inf is not finite."""
+    return np.asarray([_drift(b, a) for b, a in zip(before, after, strict=True)])
+
+
+def _drift(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float(np.square(after.astype(np.float64) - before).mean())
+    if not math.isfinite(error):
+        return -math.inf
+    return IDENTICAL_DB if error == 0.0 else min(10.0 * math.log10(SPAN * SPAN / error), IDENTICAL_DB)
+
+
+def amplification(differences: NDArray[np.uint8]) -> int:
+    """The power of two that makes differences as bright as they get with at most one value in 200 cut off."""
+    strong = max(float(np.percentile(differences, 99.5)), 1.0)
+    return min(MOST_AMPLIFIED, 1 << int(math.log2(255.0 / strong)))
+
+
+def difference(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """How far two pictures are from each other, value by value: black is equal."""
+    return np.maximum(before, after) - np.minimum(before, after)
+
+
+def brighter(differences: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """``differences`` times ``factor``, cut off at white."""
+    return np.minimum(differences.astype(np.uint16) * factor, 255).astype(np.uint8)
 
 
 def not_finite(samples: NDArray[np.float32] | None) -> int:

@@ -1,10 +1,13 @@
-"""result.json and samples.npz into report.html: one file that loads nothing, runs nothing and tells the whole run.
+"""result.json and samples.npz into report.html: one file that loads nothing and tells the whole run.
 
-The page holds no script, and its content security policy forbids any; every text from the result is escaped.
+The page is whole without its one script, page.js, which sorts tables, enlarges pictures and answers to a finger; the
+content security policy forbids any other by its hash.  Every text from the result is escaped.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from importlib import resources
 from pathlib import Path
@@ -14,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hasten.files import write_text
-from hasten.report import charts, grids, summary, words
+from hasten.report import charts, grids, pictures, summary, words
 from hasten.report.points import Point, by_loss, pairs, points, ranked
 from hasten.report.result import Observation, Profile, Ratio, Result, Row
 from hasten.report.result import read as read_result
@@ -22,6 +25,7 @@ from hasten.report.svg import both
 
 MOST_ROWS = 2000
 PROFILE_ROWS = 10
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def write(folder: Path) -> Path:
@@ -44,7 +48,6 @@ def render(result: Result, samples: grids.Samples) -> str:
     template = environment.get_template("page.html.j2")
     return template.render(
         result=result,
-        style=style(),
         headline=summary.headline(result),
         speed=summary.speed(result.speedup),
         quality=summary.quality(result.quality, judged=result.data is not None),
@@ -52,7 +55,7 @@ def render(result: Result, samples: grids.Samples) -> str:
         memory=summary.memory(result.baseline, result.candidate),
         disk=summary.disk(result.baseline, result.candidate),
         meaning=words.adds,
-        pictures=pictures(result, samples),
+        pictures=pictures.section(result, samples),
         candidates=ranked(result),
         by_loss=by_loss(result),
         front_chart=front_chart(result, plotted),
@@ -79,47 +82,18 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for word in (words.number, words.whole, words.seconds, words.size, words.memory, words.parameters, words.share,
+    for word in (words.number, words.whole, words.seconds, words.size, words.parameters, words.share,
                  words.change, words.times, words.near_one, words.decibel, words.label):  # fmt: skip
         found.filters[word.__name__] = word
+    script = packaged("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    found.globals |= {"style": packaged("style.css"), "script": script, "script_hash": f"sha256-{digest}"}
     return found
 
 
-def style() -> Markup:
-    """The style sheet of every page."""
-    return Markup(resources.files("hasten.report").joinpath("style.css").read_text(encoding="utf-8"))  # noqa: S704 - package data
-
-
-def pictures(result: Result, samples: grids.Samples) -> dict[str, Any]:
-    """What the section of samples shows: ``grids`` (titled) or a ``chart``, their ``order`` and a ``note``."""
-    sides = [
-        ("Before", result.baseline, samples.baseline),
-        ("After", result.candidate, samples.candidate),
-    ]
-    present = [(title, variant, array) for title, variant, array in sides if array is not None and len(array)]
-    section: dict[str, Any] = {"grids": [], "chart": None, "order": "", "note": ""}
-    if not present:
-        return section | {"note": "This run left no samples."}
-    shape = tuple(int(n) for n in present[0][2].shape[1:])
-    drawn = grids.kind(shape)
-    if drawn == "nothing":
-        return section | {"note": f"Samples of shape {shape} are not drawn."}
-    both_sides = len(present) > 1
-    alone = f"Only the {'baseline' if present[0][0] == 'Before' else 'candidate'}'s samples."
-    if drawn == "curves":
-        alt = f"Curves of a few samples: {' and '.join(title.lower() for title, _, _ in present)}."
-        chart = both("curves", alt, lambda width: charts.curves(samples.baseline, samples.candidate, width))
-        order = "From the same noise, one on top of the other." if both_sides else alone
-        return section | {"chart": chart, "order": order}
-    shown = []
-    for title, variant, array in present:
-        grid = grids.grid(array)
-        alt = f"{title}: {grid.count} samples, {grid.columns} in a row"
-        if samples.labels is not None:
-            alt += ", labels " + " ".join(str(label) for label in samples.labels[: grid.count].tolist())
-        shown.append({"title": title, "label": words.label(variant.label) if variant else "", "alt": alt, "grid": grid})
-    order = "From the same noise, in the same order: a sample and its counterpart have the same place in both grids."
-    return section | {"grids": shown, "order": order if both_sides else alone, "note": grids.note(shape)}
+def packaged(name: str) -> Markup:
+    """A file of this package that goes into every page as it is."""
+    return Markup(resources.files("hasten.report").joinpath(name).read_text(encoding="utf-8"))  # noqa: S704 - ours
 
 
 def front_chart(result: Result, plotted: list[Point]) -> Markup | None:
@@ -153,7 +127,8 @@ def rounds_chart(result: Result) -> Markup | None:
 
 
 def profiles(result: Result) -> list[dict[str, Any]]:
-    """Before and after: ``title``, ``seconds`` of an image, and rows with their bars, in percent of the longest.
+    """Before and after: ``title``, ``seconds`` of an image, the ``unit`` of both and its ``scale`` in seconds, and rows
+    with their bars, in percent of the longest.
 
     result.json has the seconds of one evaluation of a batch; here they are scaled to those of an image.
     """
@@ -163,10 +138,18 @@ def profiles(result: Result) -> list[dict[str, Any]]:
         ("Before", result.profile.baseline),
         ("After", result.profile.candidate),
     ]
+    found = [(title, side) for title, side in sides if side is not None and any(row.seconds > 0 for row in side.rows)]
+    least = min((side.seconds_per_image for _, side in found if side.seconds_per_image), default=1.0)
+    scale, unit = next((u for u in UNITS if least >= u[0]), UNITS[-1])
     return [
-        {"title": title, "seconds": side.seconds_per_image, "rows": _bars(side.rows, side.seconds_per_image)}
-        for title, side in sides
-        if side is not None and any(row.seconds > 0 for row in side.rows)
+        {
+            "title": title,
+            "seconds": side.seconds_per_image,
+            "unit": unit,
+            "scale": scale,
+            "rows": _bars(side.rows, side.seconds_per_image),
+        }
+        for title, side in found
     ]
 
 

@@ -54,7 +54,6 @@ def render(result: dict[str, Any]) -> str:
     return environment.get_template("profile.html.j2").render(
         result=result,
         machine=gpu["name"] if gpu and result["device"] != "cpu" else result["environment"]["cpu"] or "unknown",
-        style=page.style(),
         headline=(result["headline"] or f"Profile of {result['subject']}").replace(" %", f"{words.NBSP}%"),
         boxes=boxes,
         levels=1 + max((box.depth for box in boxes), default=0),
@@ -108,7 +107,9 @@ def steps_chart(steps: dict[str, Any] | None) -> Markup | None:
         axes.axhline(1e3 * steps["steady_seconds"], color=BEFORE, lw=1.5)
         axes.set_xlabel("evaluation")
         axes.set_title("milliseconds in the network; the line is the steady state")
-        return Chart(figure)
+        numbers = range(1, len(taken) + 1)
+        said = lambda n, ms: f"evaluation {n:.0f}: {words.seconds(ms / 1e3)}"  # noqa: E731
+        return Chart(figure).follow_(axes, numbers, [1e3 * s for s in taken], said)
 
     return both("steps", f"Seconds of {len(taken)} evaluations, one bar each.", draw)
 
@@ -121,13 +122,14 @@ def memory_chart(memory: dict[str, Any] | None) -> Markup | None:
     def draw(width: int) -> Chart:
         figure, axes = _axes(width)
         seconds, size = zip(*memory["timeline"], strict=True)
-        axes.fill_between(seconds, [s / 2**20 for s in size], step="post", color=AFTER, lw=0)
+        axes.fill_between(seconds, [s / 1e6 for s in size], step="post", color=AFTER, lw=0)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("seconds, slowed down by following each tensor")
-        axes.set_title("MiB of live tensors")
-        return Chart(figure)
+        axes.set_title("MB of live tensors")
+        said = lambda at, held: f"after {words.seconds(at)}: {words.size(held * 1e6)}"  # noqa: E731
+        return Chart(figure).follow_(axes, seconds, [s / 1e6 for s in size], said)
 
-    return both("memory", f"Live tensors over time, at most {words.memory(memory['peak_bytes'])}.", draw)
+    return both("memory", f"Live tensors over time, at most {words.size(memory['peak_bytes'])}.", draw)
 
 
 def _axes(width: int) -> tuple[Figure, Any]:

@@ -213,5 +213,7 @@ def _memory(result: dict[str, Any]) -> list[str]:
 
 
 def cost(overhead: float) -> str:
-    """An overhead, profiled / plain, as a change: +3.1 %."""
+    """An overhead, profiled / plain, as a change: +3.1 %; one below nothing is the noise of two timings."""
+    if overhead < 1.0:
+        return f"nothing that shows (timings differ by {words.share(1.0 - overhead)})"
     return words.change(overhead - 1.0)

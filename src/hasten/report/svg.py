@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from io import StringIO
 from xml.etree import ElementTree
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 INK, MUTED, LINE, BEFORE, AFTER, SURFACE, WARN = (f"#0{n}0{n}0{n}" for n in range(1, 8))
 VARIABLES = {
@@ -30,14 +33,23 @@ VARIABLES = {
 }
 WIDE, NARROW = 900, 328
 FONT_PIXELS = 12.5
+MOST_PLACES = 60
 
 
 @dataclass
 class Chart:
-    """A figure and the tooltips of its artists, by their gid."""
+    """A figure, the tooltips of its artists by their gid, and those of places (axes, x, y) that no artist marks."""
 
     figure: Figure
     tooltips: dict[str, str] = field(default_factory=dict)
+    places: list[tuple[Axes, float, float, str]] = field(default_factory=list)
+
+    def follow_(self, axes: Axes, x: ArrayLike, y: ArrayLike, text: Callable[[float, float], str]) -> Chart:
+        """Let a curve say ``text(x, y)``, at a few of its points."""
+        steps, heights = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        for n in np.linspace(0, len(steps) - 1, min(len(steps), MOST_PLACES)).round().astype(int):
+            self.places.append((axes, float(steps[n]), float(heights[n]), text(float(steps[n]), float(heights[n]))))
+        return self
 
 
 @contextmanager
@@ -101,6 +113,10 @@ def inline(prefix: str, kind: str, alt: str, chart: Chart) -> Markup:
     for element in root.iter():
         _adapt_(element, prefix, chart.tooltips)
     _, _, width, height = root.get("viewBox", "0 0 0 0").split()
+    for axes, x, y, text_there in chart.places:
+        across, up = axes.transData.transform((x, y))
+        at = {"cx": f"{across:.1f}", "cy": f"{float(height) - up:.1f}", "r": "4", "class": "mark"}
+        ElementTree.SubElement(ElementTree.SubElement(root, "circle", at), "title").text = text_there
     root.attrib.clear()
     root.attrib |= {"class": f"chart {kind}", "viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": alt}
     root.tail = "\n"

@@ -28,7 +28,7 @@ from hasten.report.svg import AFTER, BEFORE, MUTED, WARN, Chart, both
 MOST_POINTS = 300
 MOST_GRIDS = 6
 MOST_ROWS = 50
-MOST_PICTURE_BYTES = 32 * 2**20
+MOST_PICTURE_BYTES = 32 * 10**6
 GRID_NAME = re.compile(r"samples-(\d{1,12})\.png", re.ASCII)
 PNG = b"\x89PNG\r\n\x1a\n"
 PIXELS_PER_INCH = 72
@@ -56,7 +56,6 @@ def render(folder: Path) -> str:
         page.templates()
         .get_template("train.html.j2")
         .render(
-            style=page.style(),
             folder=name,
             run=run,
             recipe=recipe,
@@ -82,7 +81,7 @@ def render(folder: Path) -> str:
             validation_chart=validation_chart(run.validations),
             gradient_chart=curve(run, "gradient", "gradient norm, before clipping", "gradient_norm", log_scale=True),
             rate_chart=curve(run, "rate", "learning rate", "learning_rate"),
-            memory_chart=curve(run, "memory", "MiB of memory in use", "memory_bytes", scale=2**-20),
+            memory_chart=curve(run, "memory", "MB of memory in use", "memory_bytes", scale=1e-6),
             speed_chart=curve(run, "speed", "images per second", "images_per_second"),
             stall_chart=curve(run, "stall", "% of a step spent waiting for data", "stall", scale=100.0),
         )
@@ -178,7 +177,7 @@ def loss_chart(run: train_run.Run) -> Markup | None:
         _log(axes, y)
         axes.set_title("training loss and its running mean")
         axes.set_xlabel("step")
-        return Chart(figure)
+        return Chart(figure).follow_(axes, thick.x, thick.mean, _at_step)
 
     return both("loss", f"Training loss from {y[0]:.3g} to {smooth[-1]:.3g}.", draw)
 
@@ -191,6 +190,7 @@ def validation_chart(found: Lines) -> Markup | None:
 
     def draw(width: int) -> Chart:
         figure, axes = _axes(width)
+        chart = Chart(figure)
         everything = []
         for n, level in enumerate(levels):
             rows = [(line["step"], line["losses"][level]) for line in found if line["losses"].get(level) is not None]
@@ -198,13 +198,14 @@ def validation_chart(found: Lines) -> Markup | None:
             if not rows:
                 continue
             everything.append(y)
+            chart.follow_(axes, x, y, lambda step, loss, level=level: f"s = {level}, {_at_step(step, loss)}")  # type: ignore[misc]
             axes.plot(x, y, color=AFTER, lw=1.4, alpha=0.35 + 0.65 * n / max(len(levels) - 1, 1))
             axes.annotate(f"s = {level}", (x[-1], y[-1]), (4, 0), textcoords="offset points", va="center", fontsize=10)
         _log(axes, np.concatenate(everything))
         axes.set_title("held-out loss by noise level s")
         axes.set_xlabel("step")
         axes.margins(x=0.14)
-        return Chart(figure)
+        return chart
 
     return both("validation", "Held-out loss by noise level; the numbers are in the table.", draw)
 
@@ -234,10 +235,14 @@ def curve(
             axes.set_ylim(bottom=0)
         axes.set_title(title)
         axes.set_xlabel("step")
-        return Chart(figure)
+        return Chart(figure).follow_(axes, found.x, found.mean, _at_step)
 
     return both(name, f"{title}: {words.number(float(np.median(y)))} in the middle, {words.number(float(y.max()))} at "
                 "most.", draw)  # fmt: skip
+
+
+def _at_step(step: float, value: float) -> str:
+    return f"step {words.whole(step)}: {words.number(value)}"
 
 
 def _log(axes: Any, y: NDArray[np.float64]) -> None:

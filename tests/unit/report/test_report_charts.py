@@ -11,7 +11,7 @@ import pytest
 from hasten.report import charts
 from hasten.report.points import Pair
 from hasten.report.result import Part, Ratio
-from hasten.report.svg import NARROW, WIDE, both, drawing, inline
+from hasten.report.svg import NARROW, WIDE, Chart, both, drawing, inline
 
 
 def parts(*ratios: float | None) -> list[Part]:
@@ -69,5 +69,19 @@ def test_tooltips_and_text_are_escaped_and_ids_prefixed() -> None:
 def test_curves_survive_what_is_not_finite(shape: tuple[int, ...]) -> None:
     samples = np.zeros(shape, np.float32)
     samples[0, ..., 0] = math.nan
-    text = both("c", "alt", lambda width: charts.curves(samples, None, width))
+    text = both("c", "alt", lambda width: charts.curves(samples, None, ["a", "b", "c"][: len(samples)], width))
     assert text.count("<svg") == 2
+
+
+def test_a_curve_answers_where_it_is() -> None:
+    with drawing():
+        figure = charts.Figure(figsize=(200 / 72, 100 / 72), dpi=72)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, 1000), ylim=(0, 1))
+        steps = np.arange(1001.0)
+        chart = Chart(figure).follow_(axes, steps, steps / 1000, lambda x, y: f"<{x:.0f}: {y:.2f}>")
+        root = ElementTree.fromstring(str(inline("x", "wide", "alt", chart)))
+    marks = list(root.iter("circle"))
+    assert len(marks) == 60
+    assert [mark.findtext("title") for mark in (marks[0], marks[-1])] == ["<0: 0.00>", "<1000: 1.00>"]
+    assert [(m.get("cx"), m.get("cy")) for m in (marks[0], marks[-1])] == [("0.0", "100.0"), ("200.0", "0.0")]

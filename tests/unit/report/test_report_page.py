@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from hasten.errors import BadInput
-from hasten.report import page
+from hasten.report import page, words
 from hasten.report.result import Result
 
 Folder = Callable[..., Path]
@@ -25,19 +27,22 @@ EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> $\\frac{ {{ 7*
 
 
 class Page(HTMLParser):
-    """The elements, attributes and text of a page."""
+    """The elements and attributes of a page, its text and its script."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
+        self.text = self.script = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.cdata_elem == "script":
+            self.script += data
+        else:
+            self.text += data
 
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.elements)
@@ -68,7 +73,7 @@ def test_says_what_came_out(full: str) -> None:
     assert "emoji32: 19.6× faster, no measurable loss" in text
     assert "95 % interval 19.1 to 20.2, 15 rounds" in text
     assert "A loss of 3.1 % or more would have been seen" in text
-    assert "Peak 812 MB before, 421 MB after" in text
+    assert "Peak 812 MB before, 420 MB after" in text
     assert "slower than OpenVINO here (0.71x)" in text
     assert "busy in 2 of 15 rounds" in text
     assert "CC BY-SA 4.0" in text
@@ -81,9 +86,16 @@ def test_says_what_came_out(full: str) -> None:
     assert "failed: no C++ compiler on this machine" in text
 
 
-def test_nothing_is_loaded_and_nothing_runs(full: str) -> None:
+def test_nothing_is_loaded_and_nothing_runs_but_its_own_script(full: str) -> None:
     found = Page(full)
-    assert not found.count("script")
+    own = resources.files("hasten.report").joinpath("page.js").read_text(encoding="utf-8")
+    assert [attributes for tag, attributes in found.elements if tag == "script"] == [{}]
+    assert found.script == own
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    policy = next(a["content"] for _, a in found.elements if a.get("http-equiv") == "Content-Security-Policy") or ""
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "default-src 'none'" in policy
+    assert not re.search(r"https?:|fetch|import|eval|innerHTML|XMLHttp", own)
     assert not found.count("iframe")
     for tag, attributes in found.elements:
         assert not [name for name in attributes if name.startswith("on")]
@@ -104,8 +116,9 @@ def test_hostile_text_is_inert(folder: Folder) -> None:
     assert isinstance(hostile, dict)
     found = read(folder(None, **hostile))
     assert found.text.count("<script>alert(1)</script>") > 50  # shown as text, in the page and in its charts
-    assert not found.count("script")
-    assert found.count("img") == 2
+    assert found.count("script") == 1
+    assert found.script == resources.files("hasten.report").joinpath("page.js").read_text(encoding="utf-8")
+    assert found.count("img") == 3 + 6 * 3
     assert not [1 for _, attributes in found.elements if "onerror" in attributes]
     assert "7*7" in found.text
     assert "\x00" not in found.text
@@ -244,13 +257,13 @@ def test_where_the_time_of_an_image_goes(folder: Folder) -> None:
     assert after["rows"][0]["over"] == pytest.approx(2.0)
     text = read(folder({}, **SMALL, profile=sides)).text
     assert "Where the time of an image goes" in text
-    assert "time per image" in text
+    assert "ms per image" in text
 
 
 def test_a_graphics_processor(folder: Folder, example: Any) -> None:
     environment = {**example.result()["environment"], "gpu": example.GPU}
     text = read(folder({}, **SMALL, environment=environment)).text.replace("\u00a0", " ")
-    assert "NVIDIA H200, 151 GB, CUDA 13.0, first of 2" in text
+    assert "NVIDIA H200, 150 GB, CUDA 13.0, first of 2" in text
 
 
 @pytest.mark.parametrize(
@@ -266,6 +279,49 @@ def test_what_a_technique_s_verdict_means(folder: Folder, verdict: str, low: flo
     text = read(folder({}, **{**SMALL, "attribution": [part]})).text
     assert meaning in text
     assert f">{verdict.lower()}<" not in text
+
+
+def test_the_worst_pairs_and_their_difference(folder: Folder, example: Any) -> None:
+    arrays = example.samples(8, (3, 8, 8))
+    arrays["candidate"] = arrays["baseline"].copy()
+    arrays["candidate"][5] *= 0.9
+    arrays["candidate"][2] *= -1.0
+    found = read(folder(arrays, **SMALL))
+    text = " ".join(found.text.replace("\u00a0", " ").split())
+    alts = [a["alt"] or "" for tag, a in found.elements if tag == "img"]
+    factor = re.search(r"Difference amplified (\d+)\u00d7", text)
+    assert factor is not None
+    assert [alt.split(":")[0] for alt in alts[:3]] == ["Before", "After", f"Difference \u00d7 {factor[1]}"]
+    assert [alt.partition(": ")[2] for alt in alts[3:]] == ["sample 3, label 2"] * 3 + ["sample 6, label 5"] * 3
+    names = [json.loads(a["data-names"] or "") for _, a in found.elements if "data-names" in a]
+    assert [len(n) for n in names] == [9, 1, 1]
+    far = 10 * np.log10(4 / np.square(arrays["baseline"][2] * 2.0).mean())
+    assert names[1] == [f"sample 3, label 2: drift {words.decibel(float(far))}"]
+    assert names[0][1] == "sample 1, label 0: drift 150\u00a0dB"
+    assert "of 8; the middle one of all has 150 dB" in text
+
+
+def test_samples_that_are_the_same(folder: Folder, example: Any) -> None:
+    same = example.samples(3, (3, 8, 8))["baseline"]
+    found = read(folder({"baseline": same, "candidate": same}, **SMALL))
+    assert "Every sample is the same before and after, bit by bit." in found.text
+    assert "drifted most" not in found.text
+    assert found.count("img") == 3
+
+
+def test_one_side_alone_has_no_difference(folder: Folder, example: Any) -> None:
+    found = read(folder({"baseline": example.samples(3, (3, 8, 8))["baseline"]}, **SMALL))
+    assert "Only the baseline's samples." in found.text
+    assert "drifted" not in found.text
+    assert found.count("img") == 1
+
+
+def test_one_of_a_kind(folder: Folder) -> None:
+    text = " ".join(read(folder({}, **FEW, break_even={"preparation_seconds": 2.0, "images": 1})).text.split())
+    assert "The one plan that was tried" in text
+    assert "All 2 runs that were timed" in text
+    assert "it pays after 1 image." in text
+    assert "All 1" not in text
 
 
 def test_samples_that_cannot_be_used(folder: Folder) -> None:
