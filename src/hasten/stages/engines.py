@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hasten.environment import python_child
-from hasten.errors import HastenError
-from hasten.files import write_text
+from hasten.errors import BadInput, HastenError
+from hasten.files import text_lines, write_text
 from hasten.measure import pair, quality
 from hasten.measure.memory import peak_bytes
 from hasten.measure.profile import Row, profile
@@ -85,6 +87,20 @@ class Engine:
         return {**asdict(self), "plan": self.plan.to_list()}
 
 
+class Kept(BaseModel):
+    """An engine as ``engines.json`` has it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    plan: list[dict[str, Any]]
+    reason: str
+    seconds: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    drift_db: float | None
+    failure: str = ""
+    weight_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
 def profile_network(target: Target, workload: Workload, peaks: Peaks) -> tuple[Row, ...]:
     """Rows of one evaluation of one case, at the middle of the baseline's times."""
     assert isinstance(target.network, TorchNetwork)
@@ -112,13 +128,19 @@ def try_engines(run: Run, proposals: list[Proposal]) -> list[Engine]:
     """
     path = run.out / "engines.json"
     if path.exists():
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            Engine(**{**row, "plan": plans.from_list(row["plan"]), "seconds": tuple(row["seconds"])}) for row in rows
-        ]
+        return kept_in(path)
     tried = _tried(run, proposals)
     write_text(path, json.dumps([engine.to_json() for engine in tried]) + "\n")
     return tried
+
+
+def kept_in(path: Path) -> list[Engine]:
+    """The engines that a run began with.  Raises BadInput for what is no list of them."""
+    try:
+        rows = TypeAdapter(Annotated[list[Kept], Field(min_length=1)]).validate_json("".join(text_lines(path)))
+    except ValidationError as error:
+        raise BadInput(f"{path} holds no engines of a run ({error.error_count()} things wrong); remove it") from error
+    return [Engine(plans.from_list(row.plan, str(path)), **row.model_dump(exclude={"plan"})) for row in rows]
 
 
 def _tried(run: Run, proposals: list[Proposal]) -> list[Engine]:

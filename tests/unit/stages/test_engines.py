@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from hasten.errors import HastenError
+from hasten.errors import BadInput, HastenError
 from hasten.measure.clock import Clock, Deadline
 from hasten.model.workload import Case, draw
 from hasten.propose import Proposal
-from hasten.stages.engines import Engine, closest, keep, refuse_slower, try_engines
+from hasten.stages.engines import Engine, closest, keep, kept_in, refuse_slower, try_engines
 from hasten.stages.run import Run
 from hasten.technique.contract import Technique
 from hasten.technique.layout import Layout
@@ -31,6 +32,23 @@ def engine(
     """Nine rounds of about ``seconds``, every second one ``noise`` longer."""
     rounds = tuple(seconds * (1 + noise * (n % 2)) for n in range(9))
     return Engine(Plan(techniques), "", rounds, drift_db, weight_bytes=size)
+
+
+def test_engines_of_a_run_are_read_as_they_were_written_and_nothing_else(tmp_path: Path) -> None:
+    path, tried = tmp_path / "engines.json", [engine(1.0, None), engine(0.5, 60.0, Layout())]
+    path.write_text(json.dumps([each.to_json() for each in tried]) + "\n")
+    assert kept_in(path) == tried
+    row = tried[1].to_json()
+    for odd in ("[]", "{", "\udc80", "[" * 100_000, *(json.dumps([row | wrong]) for wrong in ODD)):
+        path.write_bytes(odd.encode("utf-8", "surrogateescape"))
+        with pytest.raises(BadInput, match="engines.json"):
+            kept_in(path)
+
+
+ODD = (
+    {"plan": 1}, {"plan": [{"technique": "x"}]}, {"seconds": "x"}, {"seconds": [-1]}, {"seconds": [float("nan")]},
+    {"drift_db": "x"}, {"more": 1}, {"weight_bytes": 1.5}, {"reason": None},
+)  # fmt: skip
 
 
 def run(goal: str = "throughput", size_bytes: float | None = None) -> Run:
