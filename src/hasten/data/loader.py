@@ -45,19 +45,20 @@ def by_name(
 ) -> Data:
     """Data at ``size`` pixels: ``emoji``, ``digits``, ``folder`` (at ``path``), or a folder's own path as the name.
 
-    ``size``: of squares, or (height, width), which only folders have.  ``channels``, ``skip_bad``, ``buckets`` and
-    ``multiple`` are for folders.  ``progress(done, total)`` is called while pictures are decoded.
-    Raises BadInput for a name that is none of these.
+    ``size``: of squares, or (height, width), which digits are not made in.  ``channels``: 3 or 1; digits have one.
+    ``skip_bad``, ``buckets`` and ``multiple`` are for folders.  ``progress(done, total)`` is called while pictures are
+    decoded.  Raises BadInput for a name that is none of these.
     """
-    if name in ("emoji", "digits"):
+    if name == "emoji":
+        from hasten.data import emoji
+
+        return replace(emoji.load(size, progress, channels), again=name)
+    if name == "digits":
+        from hasten.data import digits
+
         high, wide = (size, size) if isinstance(size, int) else size
         if high != wide:
-            raise BadInput(f"{name} are squares, {high}x{wide} was asked for; use a folder of pictures")
-        if name == "emoji":
-            from hasten.data import emoji
-
-            return replace(emoji.load(high, progress), again=name)
-        from hasten.data import digits
+            raise BadInput(f"digits are squares, {high}x{wide} was asked for; use emoji, or a folder of pictures")
 
         return replace(digits.load(high), again=name)
     if name == "folder" and path is None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+VERSION = 2  # of how pictures are read: what was kept by another is read again
 MODES = {3: "RGB", 1: "L"}
 ORIENTATION = 0x0112
 MOST_TEXT = 1 << 26  # bytes of a PNG's texts, unpacked: workflows of several MB are kept there, Pillow takes one
@@ -62,7 +63,6 @@ def read(path: Path, shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], li
 
     It is turned as its EXIF says, laid on white, cut to the middle part of the shape's proportions, and resized.
     """
-    channels, height, width = shape
     if not path.is_file():
         return "not a regular file"
     try:
@@ -82,22 +82,37 @@ def read(path: Path, shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], li
         return f"{image.mode} pixels that can't be converted ({str(error) or type(error).__name__})"
     if isinstance(converted, str):
         return converted
-    image = converted.convert(MODES[channels])
+    return fitted(converted, shape), how
+
+
+def fitted(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """An opaque picture as uint8 of ``shape`` (channels, height, width): RGB or grey, cut to the middle part of the
+    shape's proportions, and resized."""
+    channels, height, width = shape
+    image = image.convert(MODES[channels])
     wide = max(1, min(image.width, round(image.height * width / height)))
     high = max(1, min(image.height, round(image.width * height / width)))
     left, top = (image.width - wide) // 2, (image.height - high) // 2
     middle = image.crop((left, top, left + wide, top + high))  # resize(box=...) would let its surroundings bleed in
     image = middle.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1), how
+    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def _converted(image: Image.Image, how: list[str]) -> Image.Image | str:
     """A picture of a kind that Pillow makes RGB or grey as it is seen, and in ``how`` what was done; or what is wrong.
 
-    Whole numbers of 32 bits that are no 16-bit values are spread from black to white by the picture's own range.
+    Whole numbers of 32 bits that are no 16-bit values are spread from black to white by the picture's own range; so
+    are floating-point ones, but for those that lie in [0, 1] or [0, 255], as is usual.
     """
     if image.mode == "F":
-        return "floating-point pixels, whose range is not known"
+        floats = np.asarray(image)
+        if not np.isfinite(floats).all():
+            return "floating-point pixels that are NaN or Inf"
+        low, high = (0.0, 1.0 if floats.max() <= 1.0 else 255.0)
+        if floats.min() < low or floats.max() > high:
+            low, high = float(floats.min()), float(floats.max())
+        image = Image.fromarray(np.round((floats - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8))
+        how.append("floating-point")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)  # Pillow's own conversion clips at 255
         low, high = int(values.min()), int(values.max())

@@ -130,12 +130,12 @@ def dataset(
 ) -> tuple[Data, Decode | None]:
     """The recipe's data, and what makes pictures of its latents, if they are some.
 
-    A folder's pictures have the channels and, as wide as it is, the height of the network that is trained further:
-    ``source``, or the recipe's own.
+    Pictures, but for digits, have the channels and, as wide as it is, the height of the network that is trained
+    further: ``source``, or the recipe's own.
     """
     section = recipe.data
     channels, size = 3, (section.size, section.size)
-    if section.vae is None and section.name == "folder":
+    if section.vae is None and section.name != "digits":
         if source is None and recipe.model.folder is not None:
             source = sources.load(recipe.model.folder)
         if source is not None and len(source.shape) == 3:

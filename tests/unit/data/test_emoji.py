@@ -4,8 +4,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hasten.data import array, emoji
+from hasten.data.loader import by_name
 from hasten.errors import BadInput
 
 
@@ -88,7 +90,7 @@ def test_the_cache_is_read_and_made_again_when_damaged(tmp_path, monkeypatch) ->
     drawn = []
     monkeypatch.setenv("HASTEN_CACHE", str(tmp_path))
     told = []
-    monkeypatch.setattr(emoji, "_draw", lambda path, size: drawn.append(path) or np.full((3, size, size), 7, np.uint8))
+    monkeypatch.setattr(emoji, "_draw", lambda path, shape: drawn.append(path) or np.full(shape, 7, np.uint8))
     first = emoji.load(17, lambda *done: told.append(done))
     assert told == [(n, 4495) for n in range(100, 4495, 100)]
     assert len(drawn) == 4495
@@ -101,6 +103,27 @@ def test_the_cache_is_read_and_made_again_when_damaged(tmp_path, monkeypatch) ->
     file.write_bytes(shorter)
     assert (emoji.load(17).samples == first.samples).all()
     assert len(drawn) == 2 * 4495
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 8, 16), (1, 16, 12)])
+def test_in_the_models_own_shape(small, monkeypatch, shape: tuple[int, int, int]) -> None:
+    """By one drawing: cut to its middle and made grey as Pillow does."""
+    paths = sorted(emoji._folder().glob("*.svg"))
+    of = [path.stem for path in paths].index("1F600")
+    monkeypatch.setattr(emoji, "_folder", lambda: type("Folder", (), {"glob": lambda *_: paths[of : of + 2]}))
+    monkeypatch.setattr(emoji, "split", lambda _: np.zeros(2, np.bool_))
+    made = by_name("emoji", shape[1:], channels=shape[0])
+    assert made.samples.shape == (2, *shape)
+    top, left = (16 - shape[1]) // 2, (16 - shape[2]) // 2
+    wanted = small.samples[of, :, top : top + shape[1], left : left + shape[2]].transpose(1, 2, 0)
+    if shape[0] == 1:
+        wanted = np.asarray(Image.fromarray(np.ascontiguousarray(wanted)).convert("L"))[..., None]
+    assert np.array_equal(made.samples[0].transpose(1, 2, 0), wanted)
+
+
+def test_channels_that_no_picture_has() -> None:
+    with pytest.raises(BadInput, match="channels = 4 is not possible"):
+        emoji.load(16, channels=4)
 
 
 @pytest.mark.parametrize("size", [15, 257, 0])

@@ -236,9 +236,22 @@ def test_a_picture_a_little_over_pillow_s_limit_is_refused_too(root, monkeypatch
         folder.load(root, 8)
 
 
-def test_floats_have_no_known_range(root) -> None:
-    Image.new("F", (8, 8), 0.5).save(root / "cat" / "f.tiff")
-    with pytest.raises(BadInput, match="floating-point"):
+@pytest.mark.parametrize(
+    ("dark", "light", "read"),
+    [(0.0, 1.0, [0, 255]), (0.2, 0.6, [51, 153]), (0.0, 204.0, [0, 204]), (-3.0, 9000.0, [0, 255]), (7e9, 7e9, [0, 0])],
+)
+def test_floats_are_read_as_what_they_look_like(root, dark: float, light: float, read: list[int]) -> None:
+    values = np.full((8, 8), dark, dtype=np.float32)
+    values[:, 4:] = light
+    Image.fromarray(values).save(root / "cat" / "f.tiff")
+    sample, notes = only(root, "cat/f.tiff", channels=1)
+    assert sample[0, 0, [0, -1]].tolist() == read
+    assert "(1 floating-point)" in notes[0]
+
+
+def test_floats_that_are_none(root) -> None:
+    Image.new("F", (8, 8), float("nan")).save(root / "cat" / "f.tiff")
+    with pytest.raises(BadInput, match="floating-point pixels that are NaN or Inf"):
         folder.load(root, 8)
 
 
