@@ -41,7 +41,7 @@ def test_engines_of_a_run_are_read_as_they_were_written_and_nothing_else(tmp_pat
     row = tried[1].to_json()
     for odd in ("[]", "{", "\udc80", "[" * 100_000, *(json.dumps([row | wrong]) for wrong in ODD)):
         path.write_bytes(odd.encode("utf-8", "surrogateescape"))
-        with pytest.raises(BadInput, match="engines.json"):
+        with pytest.raises(BadInput, match=r"engines\.json"):
             kept_in(path)
 
 
