@@ -89,7 +89,7 @@ class Environment(Checked):
 
 class About(Checked):
     """``artifact.json``; ``device`` is where the model ran when the artifact was made, ``load`` how one of a module is
-    loaded again."""
+    loaded again, ``kept_hash`` the SHA-256 of its weights' file."""
 
     version: Literal[1]
     name: str
@@ -104,6 +104,7 @@ class About(Checked):
     environment: Environment
     device: Line = "cpu"
     load: Line | None = None
+    kept_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     steps: int = Field(BASELINE_STEPS, ge=1, le=1000)
 
 
@@ -199,9 +200,9 @@ def _with_stored(path: Path, source: Source, about: About) -> Source:
             )
     if about.guidance != 1.0 and source.null_label is None:
         raise BadInput(f"{path.parent} samples with guidance {about.guidance:g}; load the module with its null_label=")
-    loaded = with_weights(source, load_file(path))
-    if loaded.weight_hash != about.weight_hash:
-        raise BadInput(f"{path} was changed, or {source.name} is of another kind; {AGAIN}")
+    if sha256(path) != about.kept_hash:
+        raise BadInput(f"{path} was changed; {AGAIN}")
+    loaded = with_weights(source, load_file(path), about.weight_hash)
     return replace(loaded, guidance=about.guidance, steps=about.steps)
 
 
@@ -243,14 +244,15 @@ def _fill(
         for path in sources.files(source.folder, weights=not slim):
             (work / "source" / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.folder / path, work / "source" / path)
-    if source.folder is None and not slim:
+    kept = source.folder is None and not slim
+    if kept:
         write_bytes(work / WEIGHTS, save_tensors(_finite_weights(source)))
     case = reference_case(source)
     outputs = {"noise": case.noise, "samples": target.sample(case).contiguous()}
     if not outputs["samples"].isfinite().all():
         raise BadInput(
-            f"{source.name}: its samples with this plan hold NaN or Inf, and no artifact is made of it; use weights that "
-            "are not broken, or another plan"
+            f"{source.name}: its samples with this plan hold NaN or Inf, and no artifact is made of it; use weights "
+            "that are not broken, or another plan"
         )
     if case.labels is not None:
         outputs["labels"] = case.labels
@@ -272,6 +274,7 @@ def _fill(
         "environment": environment(),
         "device": source.device,
         "load": None if source.folder is not None else _how(source),
+        "kept_hash": sha256(work / WEIGHTS) if kept else None,
         "steps": source.steps,
     }
     write_text(work / "artifact.json", json.dumps(about, indent=2, sort_keys=True) + "\n")

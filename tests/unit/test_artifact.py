@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hasten import artifact
+from hasten.diffusion.schedule import cosine
 from hasten.errors import BadInput
 from hasten.files import sha256
 from hasten.model import source as sources
@@ -138,8 +139,9 @@ def test_outputs_that_are_nan_are_no_agreement(
         "hasten.model.target.Target.sample", lambda self, case: torch.full_like(case.noise, float("nan"))
     )
     assert artifact.verify(folder).problems == ("reference outputs hold NaN or Inf",)
-    broken = artifact.save(folder.parent / "nan", sources.load(tiny_folder), Plan((QUICK,)))
-    assert "NaN or Inf" in artifact.verify(broken).problems[0]
+    made = folder.parent / "nan"
+    assert "hold NaN or Inf" in refusal(lambda: artifact.save(made, sources.load(tiny_folder), Plan((QUICK,))))
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -282,3 +284,81 @@ def test_an_artifact_of_a_module_takes_its_source(tiny_folder: Path, tmp_path: P
     folder = artifact.save(tmp_path / "a", own, Plan((QUICK,)))
     assert "pass it" in refusal(lambda: artifact.verify(folder))
     assert artifact.verify(folder, own).problems == ()
+
+
+class Own(torch.nn.Module):
+    """A module whose fresh weights are others each time, some tied, some by weight_norm; a buffer may be infinite."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.first = torch.nn.utils.weight_norm(torch.nn.Conv2d(1, width, 3, padding=1))
+        self.last = torch.nn.Conv2d(width, 1, 3, padding=1)
+        self.again = torch.nn.Conv2d(width, 1, 3, padding=1)
+        self.again.weight = self.last.weight
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x) + 0.01 * labels[:, None, None, None]
+        return self.last(hidden) + self.again(hidden).tanh()
+
+
+def own(module: torch.nn.Module | None = None, **others: Any) -> sources.Source:
+    given = {"schedule": cosine(), "prediction": "v_prediction", "shape": (1, 8, 8), "num_labels": 3, "null_label": 2}
+    return sources.load(module or Own(), **given | others)
+
+
+@pytest.mark.parametrize("techniques", [(QUICK,), (Runtime(), QUICK)])
+def test_an_artifact_of_a_module_keeps_its_weights(tmp_path: Path, techniques: tuple[Any, ...]) -> None:
+    source = own(guidance=2.0, steps=5)
+    folder = artifact.save(tmp_path / "a", source, Plan(techniques))
+    case = artifact.reference_case(source)
+    wanted, fresh = artifact.load(folder, source)[0].sample(case), own()
+    assert fresh.weight_hash != source.weight_hash
+    target, loaded, _ = artifact.load(folder, fresh)
+    assert torch.equal(target.sample(case), wanted)
+    assert (loaded.weight_hash, loaded.guidance, loaded.steps) == (source.weight_hash, 2.0, 5)
+    assert artifact.verify(folder, fresh).problems == ()
+    how = (
+        "hasten.load_artifact(FOLDER, hasten.load(Own(...), schedule=..., prediction='v_prediction', shape=(1, 8, 8), "
+    )
+    assert how + "num_labels=3, null_label=2))" in refusal(lambda: artifact.load(folder))
+
+
+def test_other_modules_do_not_take_the_weights_of_an_artifact(tmp_path: Path) -> None:
+    folder = artifact.save(tmp_path / "a", own(guidance=2.0), Plan((QUICK,)))
+    assert "'again.weight' is (1, 4, 3, 3), and Own has (1, 5, 3, 3)" in refusal(
+        lambda: artifact.load(folder, own(Own(5)))
+    )
+    assert "its null_label=" in refusal(lambda: artifact.load(folder, own(null_label=None)))
+    module = Own()
+    torch.nn.utils.remove_weight_norm(module.first)
+    assert "'first.weight' is none, and Own has (4, 1, 3, 3)" in refusal(lambda: artifact.load(folder, own(module)))
+
+
+def test_changed_weights_of_a_module_are_found(tmp_path: Path) -> None:
+    folder = artifact.save(tmp_path / "a", own(), Plan((QUICK,)))
+    kept = load_file(folder / "weights.safetensors")
+    save_file(kept | {"last.bias": kept["last.bias"] + 1e-6}, folder / "weights.safetensors")
+    assert artifact.verify(folder, own()).problems == ("weights.safetensors was changed",)
+    rehash(folder)
+    assert "weights.safetensors was changed" in refusal(lambda: artifact.verify(folder, own()))
+    (folder / "weights.safetensors").unlink()
+    rehash(folder)
+    assert "was made from other weights" in refusal(lambda: artifact.verify(folder, own()))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_make_no_artifact(tmp_path: Path, value: float) -> None:
+    module = Own()
+    with torch.no_grad():
+        module.last.bias[0] = value
+    assert "Own: 'last.bias' holds NaN or Inf" in refusal(lambda: artifact.save(tmp_path / "a", own(module), Plan(())))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slim_artifact_of_a_module_has_no_weights(tmp_path: Path) -> None:
+    source = own()
+    folder = artifact.save(tmp_path / "a", source, Plan((Runtime(), QUICK)), slim=True)
+    assert not (folder / "weights.safetensors").exists()
+    assert artifact.verify(folder, source).problems == ()
+    assert "was made from other weights" in refusal(lambda: artifact.load(folder, own()))

@@ -155,11 +155,11 @@ def load(
     return replace(loaded, guidance=guidance, device=device, steps=steps)
 
 
-def with_weights(source: Source, weights: Mapping[str, torch.Tensor]) -> Source:
+def with_weights(source: Source, weights: Mapping[str, torch.Tensor], weight_hash: str) -> Source:
     """``source``, a module of one's own, with other ``weights``, named and shaped as :func:`weights_of` gives them."""
     module = source.module()
     module.load_state_dict(dict(weights), strict=False)
-    return replace(source, module=lambda: own.copied(module), weight_hash=_digest(weights_of(module)))
+    return replace(source, module=lambda: own.copied(module), weight_hash=weight_hash)
 
 
 def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
