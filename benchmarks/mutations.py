@@ -5,12 +5,12 @@
 
 An input is a good one with one to three things wrong, drawn from seed, kind and number alone, and is given to a command
 that reads it.  Each runs in a child forked from this process, which has imported everything, so that the seconds are
-the command's own.  "Bad" is also a message of more than three lines, and a control character that reaches the terminal.
+the command's own; what it waited for processors that others had is taken off.  "Bad" is also a message of more than
+three lines, and a control character that reaches the terminal.
 
 What works for long on good input is cut off where the work begins, when all was read and checked, and counts as taken:
 the search of optimize, the measuring of compare, profile and of what to prune, all but the first step of training and
-the first sampling.
-The machine is said to have 1 GiB free, so that a size that needs more must be refused, not tried.
+the first sampling.  The machine is said to have 1 GiB free, so that a size that needs more must be refused, not tried.
 """
 
 from __future__ import annotations
@@ -172,9 +172,12 @@ class Good:
         made = self.folder / "begun"
         self.run_whole("optimize", self.model, "--out", made, cut=True)
         rows = [
-            {"point": {"engine": "a", "solver": "ddim", "grid": "uniform", "steps": n}, "measured": {}} for n in (1, 2)
+            {"point": {"engine": "a", "solver": "ddim", "grid": "uniform", "steps": n, "images": 3}, "measured": {}}
+            for n in (1, 2)
         ]
         (made / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        kept = {"plan": self.plans[1]["techniques"], "reason": "", "seconds": [0.1, 0.2], "drift_db": 60.0}
+        (made / "engines.json").write_text(json.dumps([kept | {"plan": []}, kept]) + "\n")
         return made
 
     @cached_property
@@ -609,7 +612,7 @@ def runs(rng: random.Random, good: Good, place: Path) -> list[str]:
         return ["history", "--file", str(path), *rng.choice(([], ["--json"], ["--figure", "x"], ["--last", "1"]))]
     if way == 1:
         run = copied(good.begun, place / "run")
-        path = run / rng.choice(("run.json", "history.jsonl"))
+        path = run / rng.choice(("run.json", "history.jsonl", "engines.json"))
         (spoil_lines if path.suffix == ".jsonl" else spoil_json)(rng, path)
         return ["optimize", str(good.model), "--out", str(run), "--resume"]
     run = copied((good.run, good.run, good.profiled, good.optimised)[way % 4], place / "run")
@@ -829,6 +832,7 @@ class Running:
     case: Case
     began: float = field(default_factory=time.perf_counter)
     before_bytes: int = field(default_factory=lambda: psutil.Process().memory_info().rss)
+    waited: float = 0.0
     pid: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -838,8 +842,10 @@ class Running:
 
     def ended(self, kill_seconds: float) -> Ended | None:
         """How it ended, None while it goes on; over time or memory it is killed."""
+        with contextlib.suppress(OSError):  # nanoseconds: run, and ready to run while the processors were others'
+            self.waited = int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-        seconds = time.perf_counter() - self.began
+        seconds = time.perf_counter() - self.began - self.waited
         if not pid:
             with contextlib.suppress(psutil.Error):
                 used = psutil.Process(self.pid).memory_info().rss - self.before_bytes
@@ -889,6 +895,7 @@ def cut_off() -> None:
     from hasten.measure import roofline
     from hasten.model.target import Target
     from hasten.search import loop as searching
+    from hasten.stages import engines
     from hasten.story import compare, optimize
     from hasten.train import rehearsal
 
@@ -908,6 +915,8 @@ def cut_off() -> None:
         return whole(self, case)
 
     def search(run: Any, *_others: Any) -> NoReturn:
+        if (run.out / "engines.json").exists():
+            engines.kept_in(run.out / "engines.json")
         searching.read(run.out / "history.jsonl")
         raise Taken
 
