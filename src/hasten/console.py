@@ -146,10 +146,12 @@ def summary(result: dict[str, Any], out: Path) -> str:
         (name, result[side])
         for name, side in (("baseline", "baseline"), ("optimised" if result["passed"] else "lost", "candidate"))
     ]
-    width = max(len(", ".join(side["label"])) for _, side in sides)
+    labels = [", ".join(side["label"]) for _, side in sides]
+    seconds = [f"{side['seconds_per_image']:.3g} s/image" for _, side in sides]
+    width = max(map(len, labels))
+    width = width if 12 + width + 2 + max(map(len, seconds)) <= WIDTH else 0  # side by side where there is room
     lines = [
-        f"{name:<12}{', '.join(side['label']):<{width}}  {side['seconds_per_image']:.3g} s/image"
-        for name, side in sides
+        f"{name:<12}{label:<{width}}  {each}" for (name, _), label, each in zip(sides, labels, seconds, strict=True)
     ]
     lines.append(f"{'speed':<12}{speed_line(result['speedup'])}")
     lines.append(f"{'quality':<12}{quality_line(result['quality'])}")
@@ -167,11 +169,15 @@ def summary(result: dict[str, Any], out: Path) -> str:
         lines.append(f"{'front':<12}{fronts} plans, none better than another in all; hasten apply {out}/front/1.toml")
     for n, row in enumerate(result["refused"]):
         lines.append(f"{'refused' if n == 0 else '':<12}{row['label']}: {row['reason']}")
-    lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]
+    lines += [f"{'warning':<12}{warning}" for warning in dict.fromkeys(result["warnings"])]
     saved = ",plan.toml,artifact/" if result["passed"] else ""
     lines.append(f"{'written':<12}{out}/{{report.html,result.json{saved}}}")
-    filled = [textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines[2:]]
-    return "\n".join([*lines[:2], *filled])  # the first two stay side by side
+    return "\n".join(_filled(line) for line in lines)
+
+
+def _filled(line: str) -> str:
+    """``line`` as it is where it fits, else broken at words."""
+    return line if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent=" " * 12)
 
 
 def comparison(result: dict[str, Any]) -> str:
@@ -208,10 +214,8 @@ def comparison(result: dict[str, Any]) -> str:
     overhead = result["clock"]["overhead_share"]
     if overhead is not None:
         lines.append(f"{'clock':<12}its own cost is {overhead:.2g} of the shorter sample")
-    lines += [f"{'warning':<12}{warning}" for warning in result["warnings"]]
-    return "\n".join(
-        line if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines
-    )
+    lines += [f"{'warning':<12}{warning}" for warning in dict.fromkeys(result["warnings"])]
+    return "\n".join(_filled(line) for line in lines)
 
 
 def speed_line(speedup: dict[str, Any]) -> str:
@@ -285,7 +289,7 @@ def machine(found: Mapping[str, Any], fingerprint: str, peaks: dict[str, Any]) -
         "peaks": peaks_line(peaks),
     }
     lines = [f"{name:<12}{value or 'not known'}" for name, value in rows.items()]
-    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=" " * 12) for line in lines)
+    return "\n".join(_filled(line) for line in lines)
 
 
 def peaks_line(peaks: dict[str, Any]) -> str:

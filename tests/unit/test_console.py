@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,40 @@ def test_what_is_not_known_of_a_machine_says_so(what, shown):
     assert max(map(len, lines)) <= 80
     assert "none in int8" in " ".join(text.split())
     assert lines[-1].endswith("GB/s copied")
+
+
+def side(*label: str) -> dict[str, object]:
+    return {"label": label, "seconds_per_image": 0.0123, "peak_bytes": 574_619_648, "weight_bytes": 15_060_000}
+
+
+@pytest.mark.parametrize(
+    ("label", "first"),
+    [
+        (
+            ["DEIS 7 steps"],
+            "baseline    DDIM 50 steps, float32  0.0123 s/image\noptimised   DEIS 7 steps            0.0123",
+        ),
+        (
+            ["DPM-Solver++ 2M 8 steps", "OpenVINO float32", "2 streams", "int8", "fused upsampling"],
+            "baseline    DDIM 50",
+        ),
+    ],
+)
+def test_a_summary_has_one_unit_and_80_columns_whatever_the_plan(label, first):
+    result = {
+        "passed": True,
+        "baseline": side("DDIM 50 steps", "float32"),
+        "candidate": side(*label),
+        "speedup": {"ratio": None, "reason": "no rounds"},
+        "quality": {
+            "baseline_distance": 0.1, "candidate_distance": 0.1, "detectable": 0.01, "noise_floor": 0.1,
+            "verdict": "no measurable loss", "drift_db": 30.0,
+        },
+        "attribution": [], "candidates": [], "refused": [], "warnings": ["busy " * 20, "busy " * 20],
+    }  # fmt: skip
+    text = console.summary(result, Path("runs/a"))
+    assert text.startswith(first)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "peak 575 MB -> 575 MB" in text
+    assert "network 15.1 MB -> 15.1 MB" in text
+    assert text.count("warning") == 1
