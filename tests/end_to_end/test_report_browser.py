@@ -1,10 +1,12 @@
-"""The report in a real browser: no console error, no broken image, no request, no sideways scrolling, dark mode."""
+"""The report in a real browser: no console error, no broken image, no request, no sideways scrolling, dark mode; tables
+that sort, pictures that enlarge, charts that answer to a finger."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,136 @@ def test_no_sideways_scrolling(browser: Any, reports: dict[str, Path], name: str
     assert scroll <= width
 
 
-@pytest.mark.parametrize(("name", "charts"), [("full", 3), ("training", 7)])
+@pytest.mark.parametrize("name", ["full", "profile", "training"])
+def test_no_column_is_cut_on_a_phone(browser: Any, reports: dict[str, Path], name: str) -> None:
+    show(browser, reports[name], 360)
+    cut = "return [...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth)"
+    assert browser.execute_script(f"{cut}.map(s => s.ariaLabel)") == []
+
+
+def column(browser: Any, table: str, number: int) -> list[str]:
+    """The text of a column as it stands."""
+    rows = f"[...document.querySelectorAll('[aria-label=\"{table}\"] tbody tr')]"
+    found: list[str] = browser.execute_script(f"return {rows}.map(r => r.cells[{number}].textContent.trim())")
+    return found
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_tables_sort_by_what_figures_amount_to(browser: Any, reports: dict[str, Path], width: int) -> None:
+    show(browser, reports["full"], width)
+    table = "Plans that were tried"
+    buttons = browser.find_elements("css selector", f"[aria-label='{table}'] thead button")
+    headings = browser.find_elements("css selector", f"[aria-label='{table}'] thead th")
+    assert len(buttons) == len(headings) == 9
+    buttons[3].click()
+    losses = column(browser, table, 3)
+    signed = [float(text.replace("\u2212", "-").replace("\u00a0%", "")) for text in losses[:-1]]
+    assert signed == sorted(signed)
+    assert signed[0] < 0 < signed[-1]
+    assert losses[-1] == "\u2013"  # what failed has none
+    assert [h.get_attribute("aria-sort") for h in headings] == [None] * 3 + ["ascending"] + [None] * 5
+    buttons[3].click()
+    downwards = [float(t.replace("\u2212", "-").replace("\u00a0%", "")) for t in column(browser, table, 3)[:-1]]
+    assert downwards == sorted(signed, reverse=True)
+    assert headings[3].get_attribute("aria-sort") == "descending"
+    buttons[2].click()
+    times = column(browser, table, 2)[:-1]
+    milliseconds = [float(text.split("\u00a0")[0]) * {"ms": 1, "s": 1000}[text.split("\u00a0")[1]] for text in times]
+    assert milliseconds == sorted(milliseconds)
+    assert headings[3].get_attribute("aria-sort") is None
+
+
+def test_amounts(browser: Any, reports: dict[str, Path]) -> None:
+    show(browser, reports["full"])
+    wanted = {
+        "4 min 31 s": 271, "1 h 5 min": 3900, "410 ms": 0.41, "7.5 \u00b5s": 7.5e-6, "15.1 MB": 15.1e6, "2 GiB": 2**31,
+        "\u22123.0 %": -3, "1,234": 1234, "19.1 to 20.2": 19.1, "2.59\u00d7 2.48 to 2.91": 2.59,
+        "": None, "\u2013": None,
+    }  # fmt: skip
+    found = browser.execute_script("return arguments[0].map(amount)", list(wanted))
+    assert found == pytest.approx(list(wanted.values()))
+
+
+def test_pictures_enlarge_and_compare(browser: Any, reports: dict[str, Path]) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    def state() -> tuple[str, list[str]]:
+        """The title, and which canvases can be seen."""
+        seen = "[...document.querySelectorAll('.stage canvas')].map(c => c.style.visibility + c.style.clipPath)"
+        title, canvases = browser.execute_script(f"return [document.querySelector('dialog h2').textContent, {seen}]")
+        return title, canvases
+
+    def wait(seconds: float) -> Iterator[None]:
+        """Again and again for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            yield
+
+    def press(*keys: str) -> None:
+        ActionChains(browser).send_keys(*keys).perform()
+
+    for width in (1280, 360):
+        show(browser, reports["full"], width)
+        dialog = browser.find_element("css selector", "dialog.viewer")
+        assert not dialog.is_displayed()
+        first = browser.find_element("css selector", ".sides img")
+        first.send_keys(Keys.ENTER)
+        assert dialog.is_displayed()
+        assert state() == ("All 64 samples", ["visible", "visibleinset(0px 0px 0px 50%)", "hidden"])
+        press(Keys.ARROW_LEFT)  # the slider has the focus
+        assert state()[1][1] == "visibleinset(0px 0px 0px 49%)"
+        slider, blink, difference = browser.find_elements("css selector", ".modes button")
+        difference.click()
+        assert state()[1] == ["hidden", "hidden", "visible"]
+        assert browser.find_element("css selector", ".stage .left").text.startswith("Difference \u00d7 ")
+        blink.click()
+        looks = {tuple(state()[1]) for _ in wait(1.6)}
+        assert looks == {("visible", "hidden", "hidden"), ("hidden", "visible", "hidden")}
+        press(Keys.ARROW_RIGHT)
+        assert state()[0].startswith("Sample 1, label 0: drift ")
+        size = browser.execute_script("const c = document.querySelector('canvas'); return [c.width, c.height]")
+        assert size == [32, 32]
+        slider.click()
+        inside = browser.execute_script(
+            "const b = document.querySelector('dialog').getBoundingClientRect(); return [b.left, b.right, innerWidth]"
+        )
+        assert 0 <= inside[0] < inside[1] <= inside[2]
+        press(Keys.ESCAPE)
+        assert not dialog.is_displayed()
+        assert browser.switch_to.active_element == first
+        worst = browser.find_element("css selector", ".worst img")
+        worst.click()
+        drift = browser.find_element("css selector", ".worst figcaption strong").get_attribute("textContent")
+        assert state()[0].endswith(f": drift {drift}")
+        press(Keys.ESCAPE)
+
+
+@pytest.mark.parametrize(("name", "chart"), [("full", "candidates"), ("full", "rounds"), ("training", "curves")])
+def test_charts_answer_to_a_finger(browser: Any, reports: dict[str, Path], name: str, chart: str) -> None:
+    show(browser, reports[name], 360)
+    tip = browser.find_element("css selector", ".tip")
+    assert not tip.is_displayed()
+    x, y = browser.execute_script(
+        f"""
+        const chart = document.querySelector('#{chart} svg.narrow');
+        chart.scrollIntoView({{block: 'center'}});
+        const at = chart.querySelector('circle.mark, [id*=point-], [id*=pair-]').getBoundingClientRect();
+        return [at.left + at.width / 2 + 9, at.top + at.height / 2 + 9];
+        """
+    )
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    wanted = {"candidates": "per image, loss", "rounds": "round 1, case", "curves": "step "}
+    assert wanted[chart] in tip.text
+    left, right, inner = browser.execute_script(
+        "const b = document.querySelector('.tip').getBoundingClientRect(); return [b.left, b.right, innerWidth]"
+    )
+    assert 0 <= left < right <= inner
+
+
+@pytest.mark.parametrize(("name", "charts"), [("full", 3), ("training", 7), ("profile", 2)])
 @pytest.mark.parametrize(("width", "kind"), [(360, "narrow"), (1280, "wide")])
 def test_one_drawing_of_each_chart_shows_and_nothing_is_clipped(
     browser: Any, reports: dict[str, Path], width: int, kind: str, name: str, charts: int

@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hasten.files import write_text
 from hasten.report import page, profile_file, words
@@ -106,7 +107,8 @@ def steps_chart(steps: dict[str, Any] | None) -> Markup | None:
         axes.bar(range(1, len(taken) + 1), [1e3 * s for s in taken], color=AFTER)
         axes.axhline(1e3 * steps["steady_seconds"], color=BEFORE, lw=1.5)
         axes.set_xlabel("evaluation")
-        axes.set_title("milliseconds in the network; the line is the steady state")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.set_title("ms in the network; line: steady state")
         numbers = range(1, len(taken) + 1)
         said = lambda n, ms: f"evaluation {n:.0f}: {words.seconds(ms / 1e3)}"  # noqa: E731
         return Chart(figure).follow_(axes, numbers, [1e3 * s for s in taken], said)
