@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from hasten.console import WIDTH
+from hasten.files import size
 from hasten.history import FOUND, Figure, Run, Series
 
 BAR = 18
@@ -18,7 +19,7 @@ ABSOLUTE = (
     "`hasten compare` holds two things against each other."
 )
 MACHINES = "Runs of different machines (fingerprints) are never held against each other."
-UNITS = {"bytes": (1e6, "MB"), "s": (1.0, "s"), "dB": (1.0, "dB"), "x": (1.0, "x"), "share": (0.01, "%")}
+UNITS = {"s": (1.0, "s"), "dB": (1.0, "dB"), "x": (1.0, "x"), "share": (0.01, "%")}
 
 
 def table(found: Sequence[Series], last: int, unreadable: int) -> str:
@@ -41,8 +42,9 @@ def _series(one: Series, last: int) -> str:
     runs = one.runs[-last:]
     plans = _found(one.kind, runs)
     given = {name: side for name, side in one.sides.items() if not plans or name != FOUND[one.kind]}
-    heads += [f"{name.upper()}  {', '.join(side.label) or side.source}" for name, side in given.items()]
-    heads += [f"{mark}  {', '.join(label)}" for label, mark in plans.items()]
+    named = {name.upper(): ", ".join(side.label) or side.source for name, side in given.items()}
+    named |= {mark: ", ".join(label) for label, mark in plans.items()}
+    heads += [f"{name:<{max(map(len, named))}}  {label}" for name, label in named.items()]
     heads.append(f"on {_machine(one.machine)}, fingerprint {one.fingerprint}")
     ends = [end for run in runs for end in _ends(run.figure)]
     lines = [_line(run, min(ends), max(ends), plans.get(tuple(run.found), "")) for run in runs]
@@ -58,7 +60,8 @@ def _found(kind: str, runs: Sequence[Run]) -> dict[tuple[str, ...], str]:
 def _machine(machine: Mapping[str, object]) -> str:
     gpu = machine.get("gpu")
     name = gpu.get("name") if isinstance(gpu, Mapping) else machine.get("cpu")
-    return f"{name}, {machine.get('cores')} cores"
+    cores = machine.get("cores")
+    return f"{name or 'a processor of unknown name'}{'' if cores is None else f', {cores} cores'}"
 
 
 def _line(run: Run, low: float, high: float, mark: str) -> str:
@@ -66,9 +69,13 @@ def _line(run: Run, low: float, high: float, mark: str) -> str:
     commit = "" if run.commit is None else run.commit[:7] + ("*" if run.commit.endswith("-dirty") else "")
     interval = f"{_number(figure, figure.low)} to {_number(figure, figure.high)}" if figure.low is not None else ""
     flag = "?" if figure.doubt else run.change
-    value = _number(figure, figure.value) + (UNITS[figure.unit][1] if figure.unit in UNITS else "")
+    value = size(figure.value) if figure.unit == "bytes" else _number(figure, figure.value) + _unit(figure)
     when = run.created[:16].replace("T", " ")
     return f"{when} {commit:<8} {value:>9} {interval:>16} {_bar(figure, low, high)} {flag:<4} {mark}".rstrip()
+
+
+def _unit(figure: Figure) -> str:
+    return UNITS[figure.unit][1] if figure.unit in UNITS else ""
 
 
 def _number(figure: Figure, value: float | None) -> str:
