@@ -40,7 +40,9 @@ EMA_KEYS = ("decay", "inv_gamma", "min_decay", "optimization_step", "power", "up
 # beta_start and beta_end where the config does not say them; the schedule is then linear, as in diffusers.
 _PLAIN, _HEUN = (0.0001, 0.02), (0.00085, 0.012)
 DISCRETE = {
+    "DDIMParallelScheduler": _PLAIN,
     "DDIMScheduler": _PLAIN,
+    "DDPMParallelScheduler": _PLAIN,
     "DDPMScheduler": _PLAIN,
     "DEISMultistepScheduler": _PLAIN,
     "DPMSolverMultistepScheduler": _PLAIN,
@@ -115,7 +117,7 @@ UpBlock = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SkipUp
 class UNet2D(Checked):
     """The arguments of ``UNet2DModel`` with diffusers' own defaults, as far as hasten can run what they make.
 
-    Fourier embeddings divide by the time they are told and take its logarithm, which suits score_sde's sigmas only.
+    Fourier embeddings take the logarithm of the time that they are told, and the network divides by it.
     The limits keep even a network without memory quick to build: 12 levels of 32 layers take about 2 s.
     """
 
@@ -123,7 +125,7 @@ class UNet2D(Checked):
     in_channels: Channels = 3
     out_channels: Channels = 3
     center_input_sample: bool = False
-    time_embedding_type: Literal["positional"] = "positional"
+    time_embedding_type: Literal["positional", "fourier"] = "positional"
     time_embedding_dim: Channels | None = None
     freq_shift: int = Field(0, ge=0, le=1)
     flip_sin_to_cos: bool = True
@@ -247,7 +249,7 @@ def read_folder(path: Path | str, weights: bool = True) -> FolderSpec:
     network = checked(UNet2D, ours, where)
     files = weight_files_in(folder, part) if weights else ()
     if weights:
-        _check_channels(network, files, where)
+        _check_channels(network, files, where, scheduler)
     return FolderSpec(network.model_dump(), files, scheduler, _extra(folder, network), folder)
 
 
@@ -265,6 +267,11 @@ def schedule_of(scheduler: dict[str, Any]) -> tuple[Schedule, Prediction]:
         return edm(scale.sigma_min, scale.sigma_max), "edm"
     if name in FLOW:
         return flow(shift=checked(Flow, scheduler, where).shift), "flow"
+    if name == "ScoreSdeVeScheduler":
+        raise BadInput(
+            f"{where}: the size of its corrector's steps follows the norm of what the network answers, which no "
+            f"sampler table holds; use another; known: {', '.join([*DISCRETE, *EDM, *FLOW])}"
+        )
     if not isinstance(name, str) or name not in DISCRETE:
         known = [*DISCRETE, *EDM, *FLOW]
         slip = isinstance(name, str) and name not in ALIKE and difflib.get_close_matches(name, known, 1, 0.91)
@@ -443,8 +450,12 @@ def _weight_map(folder: Path, part: str, index: str) -> dict[str, str]:
     return weight_map
 
 
-def _check_channels(network: UNet2D, files: tuple[Path, ...], where: Path) -> None:
-    """Compare the tensors whose shapes a person sets with the files' headers: answers before torch is imported."""
+def _check_channels(network: UNet2D, files: tuple[Path, ...], where: Path, scheduler: dict[str, Any]) -> None:
+    """Compare the tensors whose shapes a person sets with the files' headers: answers before torch is imported.
+
+    A network of twice as many channels out as in predicts a variance too, in the second half (Nichol and Dhariwal 2021,
+    arXiv:2102.09672, section 3.1), which only ancestral sampling needs.
+    """
     found = headers(files)
     width = network.block_out_channels[0]
     shapes: dict[str, tuple[int, ...]] = {
@@ -455,10 +466,17 @@ def _check_channels(network: UNet2D, files: tuple[Path, ...], where: Path) -> No
         shapes["class_embedding.weight"] = (network.num_class_embeds, network.time_embedding_dim or 4 * width)
     held = {name: shape for name, shape in shapes.items() if name in found}
     match(held, {name: found[name] for name in held}, str(where))
-    if network.in_channels != network.out_channels:
+    name, channels = str(scheduler.get("_class_name")), f"out_channels {network.out_channels}"
+    if network.out_channels not in (network.in_channels, 2 * network.in_channels):
         raise BadInput(
-            f"{where}: out_channels {network.out_channels} is not in_channels {network.in_channels}; "
-            "a network that also predicts a variance, or takes a picture as condition, is not supported yet"
+            f"{where}: {channels} is neither in_channels {network.in_channels} nor, with a variance, twice as many; "
+            "a network that takes a picture as condition is not supported yet"
+        )
+    variance = str(scheduler.get("variance_type"))
+    if network.out_channels != network.in_channels and name.startswith("DDPM") and variance.startswith("learned"):
+        raise BadInput(
+            f"{where}: {channels}: {name} adds noise of the variance that the network predicts (variance_type "
+            f"{variance}), which no sampler table holds; use another scheduler of the same betas, such as DDIMScheduler"
         )
 
 

@@ -120,7 +120,9 @@ def _scheduler(config: dict[str, Any], steps: int) -> Any:
     logging.getLogger("diffusers.schedulers").setLevel(logging.ERROR)  # remarks on settings that it changes
     with warnings.catch_warnings(action="ignore"):
         kind = getattr(diffusers, config["_class_name"])
-        known = inspect.signature(kind.__init__).parameters  # of keys that the class lacks diffusers says much
+        known = set(inspect.signature(kind.__init__).parameters)  # of keys that the class lacks diffusers says much
+        if not config["_class_name"].startswith("DDPM"):  # the others drop a variance that the network predicts too
+            known.discard("variance_type")
         try:
             scheduler = kind.from_config({key: value for key, value in config.items() if key in known})
             scheduler.set_timesteps(steps)

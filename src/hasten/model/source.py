@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 
+from hasten import guard
 from hasten.data.array import Data
 from hasten.diffusion import solvers, times
 from hasten.diffusion.prediction import PREDICTIONS, Prediction
@@ -149,7 +150,9 @@ def load(
         loaded = _from_module(source, schedule, prediction, tuple(shape), num_labels, null_label, call, sigma_data)
         loaded = replace(loaded, device=device, call=_settled(replace(loaded, device=device)))
     else:
-        loaded = _from_folder(Path(source))
+        loaded = replace(_from_folder(Path(source)), steps=steps)
+        if loaded.call is call_fourier:
+            _check_times(loaded)
     if guidance != 1.0 and loaded.null_label is None:
         raise BadInput(f"{loaded.name}: guidance {guidance:g} needs a null label, and this model has none; use 1")
     return replace(loaded, guidance=guidance, device=device, steps=steps)
@@ -200,6 +203,13 @@ def call_unet(
     return output[:, : x.shape[1]] if output.shape[1] == 2 * x.shape[1] else output
 
 
+def call_fourier(
+    module: torch.nn.Module, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None
+) -> torch.Tensor:
+    """The same of one whose Fourier embedding takes the time's logarithm: timesteps under 1 are told as 1."""
+    return call_unet(module, x, time.clamp(min=1.0), labels)
+
+
 def files(folder: Path, weights: bool = True) -> list[Path]:
     """What of a model folder the model is built from, relative to it: configurations and weights, nothing else."""
     configurations = [*folder.glob("*.json"), *folder.glob("*/*.json")]
@@ -225,6 +235,7 @@ def facts(source: Source, module: torch.nn.Module) -> Facts:
 def _from_folder(folder: Path, slim: str = "") -> Source:
     """``slim``: the hash of the weights that are not there."""
     spec = read_folder(folder, weights=not slim)
+    guard.check_memory(spec.least_bytes(1), str(folder))
     schedule, prediction = schedule_of(spec.scheduler)
     config = spec.network_config
     size = config["sample_size"]
@@ -232,7 +243,7 @@ def _from_folder(folder: Path, slim: str = "") -> Source:
     return Source(
         name=name_of(folder.resolve()),
         module=lambda: build_network(spec),
-        call=call_unet,
+        call=call_fourier if config["time_embedding_type"] == "fourier" else call_unet,
         shape=(int(config["in_channels"]), int(height), int(width)),
         schedule=schedule,
         prediction=prediction,
@@ -278,10 +289,20 @@ def _settled(source: Source) -> Call:
     target = source.build()
     assert target.module is not None
     x = torch.randn((2, *source.shape), generator=torch.Generator().manual_seed(0)).to(source.device)
-    times = torch.as_tensor(source.schedule.network_time([0.5, 1.0]), dtype=torch.float32, device=source.device)
+    told = torch.as_tensor(source.schedule.network_time([0.5, 1.0]), dtype=torch.float32, device=source.device)
     labels = None if source.num_labels is None else torch.zeros(2, dtype=torch.int64, device=source.device)
     with torch.no_grad():
-        return own.settled(target.module, source.call, x, times, labels, source.schedule.timesteps is not None)
+        return own.settled(target.module, source.call, x, told, labels, source.schedule.timesteps is not None)
+
+
+def _check_times(source: Source) -> None:
+    """Raise BadInput where the baseline's sampler asks at times that diffusers' own network answers with NaN."""
+    told = source.schedule.network_time(source.table.times)
+    if told.min() < 1.0:
+        raise BadInput(
+            f"{source.name}: its Fourier embedding takes the logarithm of the time, and {source.sampler_label} ask at "
+            f"{told.min():.3g}; use a scheduler that ends at 1 or later (timestep_spacing trailing), or other --steps"
+        )
 
 
 def _digest(weights: Mapping[str, torch.Tensor]) -> str:
