@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from hasten.environment import quiet
-from hasten.errors import MissingExtra
+from hasten.errors import BadInput, MissingExtra
+from hasten.files import why
 from hasten.model.target import Call
 
 quiet()
@@ -77,7 +78,14 @@ def save(graph: Any, path: Path) -> None:
 
 
 def read(path: Path) -> Any:
-    """The graph in ``path`` (.xml)."""
+    """The graph in ``path`` (.xml).  Raises BadInput for what is none: OpenVINO would try all other formats it knows."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(5)
+    except OSError as error:
+        raise BadInput(f"{path} can't be read ({why(error)}); make the artifact again, or remove its folder") from error
+    if start != b"<?xml":
+        raise BadInput(f"{path} is no graph of OpenVINO's; make the artifact again, or remove its folder")
     return core.read_model(path)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hasten.errors import BadInput
@@ -95,6 +96,16 @@ class Technique(Protocol):
         ...
 
 
+def kept_tensors(path: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The tensors of ``names`` in a file that was prepared.  Raises BadInput for a file that was changed since."""
+    try:
+        kept = load_file(path)
+        return {name: kept[name] for name in names}
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{path} is not what was prepared ({reason}); make the artifact again, or remove it") from error
+
+
 @dataclass
 class Prepared:
     """Expensive preparation (conversion, calibration), kept under the hash of all that it depends on.
@@ -142,7 +153,7 @@ class Prepared:
         def make(folder: Path) -> None:
             save_file({"answers": found.contiguous()}, folder / "answers.safetensors")  # type: ignore[union-attr]
 
-        return load_file(self.get(kind, make) / "answers.safetensors")["answers"]
+        return kept_tensors(self.get(kind, make) / "answers.safetensors", ["answers"])["answers"]
 
     def _digest(self) -> str:
         return hashlib.sha256(self.key.encode()).hexdigest()[:24]

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from hasten.errors import BadInput, MissingExtra
 from hasten.model.target import Facts, Target, TorchNetwork
 from hasten.technique.answers import own_answers
-from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
+from hasten.technique.contract import Effects, Fidelity, Prepared, Stage, kept_tensors
 from hasten.technique.quantize import calibration_states
 
 RANGES = ("dynamic", "static")
@@ -88,7 +88,7 @@ class Int8Linear:
             def make(folder: Path) -> None:
                 save_file(largest(target, chosen, self.images), folder / "largest.safetensors")
 
-            kept = load_file(prepared.get("int8-linear", make) / "largest.safetensors")
+            kept = kept_tensors(prepared.get("int8-linear", make) / "largest.safetensors", chosen)
             ranges = {name: kept[name].to(target.facts.device, dtype) for name in chosen}
         for name in chosen:
             quantize(module.get_submodule(name), target.facts.device, ranges.get(name))

@@ -99,6 +99,20 @@ def test_an_artifact_knows_another_module_of_the_same_weights(tmp_path: Path) ->
         artifact.load(tmp_path / "a", loaded(Small(nn.ReLU())))
 
 
+@pytest.mark.parametrize("content", [b"", b"a=[", b"\x08" + bytes(20), b"\x02" + bytes(7) + b"{}", b"<?xml "])
+@pytest.mark.parametrize("file", ["answers*/answers.safetensors", "*/*.xml"])
+def test_what_was_prepared_and_then_changed_is_refused(
+    file: str, content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    artifact.save(tmp_path / "a", loaded(Small(nn.Tanh())), RUN)
+    (path,) = (tmp_path / "a" / "prepared").glob(file)
+    path.write_bytes(content)
+    with pytest.raises(HastenError) as refused:
+        artifact.load(tmp_path / "a", loaded(Small(nn.Tanh())))
+    assert "make the artifact again" in str(refused.value) or content == b"<?xml "
+    assert capfd.readouterr().err == ""
+
+
 def test_what_is_prepared_can_be_read_by_others(tmp_path: Path) -> None:
     build(loaded(Small(nn.ReLU())), RUN)
     for path in (tmp_path / "cache" / "prepared").iterdir():
