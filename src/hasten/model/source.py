@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -286,6 +287,7 @@ def _from_module(
 
 def _settled(source: Source) -> Call:
     """How the module of ``source`` is asked, by asking it once: two samples, in the middle and at the end of time."""
+    guard.check_memory(4 * 4 * math.prod(source.shape), f"{source.name}: two samples of shape {source.shape}")
     target = source.build()
     assert target.module is not None
     x = torch.randn((2, *source.shape), generator=torch.Generator().manual_seed(0)).to(source.device)

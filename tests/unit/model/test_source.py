@@ -1,51 +1,50 @@
-"""What a source is called, and how it prints."""
+"""What can't fit in memory is refused before it is read."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
-import hasten
-from hasten.model.source import name_of
-from hasten.technique.plan import Plan
+from hasten import guard
+from hasten.diffusion import schedule
+from hasten.errors import BadInput
+from hasten.files import size
+from hasten.model import source as sources
 
-
-def test_a_source_prints_in_a_few_lines(tiny_folder):
-    printed = repr(hasten.load(tiny_folder))
-    assert len(printed) < 500
-    assert "(1, 8, 8)" in printed
-    assert "v_prediction" in printed
+WEIGHTS = Path("unet", "diffusion_pytorch_model.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("folder", "beside", "name"),
-    [
-        ("runs/emoji64/model", "run.json", "emoji64"),
-        ("runs/emoji64/model", "recipe.toml", "emoji64"),
-        ("runs/emoji64/best", "run.json", "emoji64/best"),
-        ("runs/emoji64/model", None, "model"),
-        ("cache/models--google--ddpm-cifar10-32/snapshots/267b167dc", None, "google/ddpm-cifar10-32"),
-        ("models/emoji32", None, "emoji32"),
-    ],
-)
-def test_a_model_goes_by_the_name_of_its_run_or_repository(tmp_path, folder, beside, name):
-    path = tmp_path / folder
-    path.mkdir(parents=True)
-    if beside:
-        (path.parent / beside).touch()
-    assert name_of(path) == name
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
-def test_an_artifact_keeps_the_name_of_its_model(tiny_folder, tmp_path, monkeypatch):
-    run: Path = tmp_path / "digits8"
-    shutil.copytree(tiny_folder, run / "model")
-    (run / "run.json").write_text("{}")
-    monkeypatch.chdir(run)
-    source = hasten.load("model")
-    assert source.name == "digits8"
-    from hasten import artifact
+def test_weights_that_are_larger_than_the_memory(folder: Path) -> None:
+    count = guard.free_memory_bytes() // 2  # twice as much in float32
+    header = json.dumps({"x": {"dtype": "F16", "shape": [count], "data_offsets": [0, 2 * count]}}).encode()
+    with (folder / WEIGHTS).open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * count)  # a hole, which takes no room on the disk
+    began = time.perf_counter()
+    with pytest.raises(BadInput) as caught:
+        sources.load(folder)
+    assert time.perf_counter() - began < 2
+    assert f"{folder}: {size(4 * count)[:3]}" in str(caught.value)
+    assert "of memory are needed at least" in str(caught.value)
 
-    saved = artifact.save(tmp_path / "artifact", source, Plan())
-    assert hasten.load_artifact(saved)[1].name == "digits8"
+
+def test_samples_that_are_larger_than_the_memory(folder: Path) -> None:
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 65_536}))
+    with pytest.raises(BadInput, match=r"550 GB of memory are needed at least"):
+        sources.load(folder)
+    with pytest.raises(BadInput, match=r"Conv2d: two samples of shape \(3, 65536, 65536\): 206 GB of memory are"):
+        sources.load(
+            torch.nn.Conv2d(3, 3, 1), schedule=schedule.linear(), prediction="sample", shape=(3, 65_536, 65_536)
+        )
