@@ -428,8 +428,8 @@ def spoil_safetensors(rng: random.Random, path: Path) -> None:
 
 def spoil_tensor(rng: random.Random, tensors: dict[str, Any]) -> None:
     """One of the arrays gets other values, another shape or dtype, another name, or goes."""
-    name = rng.choice(sorted(tensors))
-    array = np.array(tensors[name])
+    name = rng.choice(sorted(tensors) or [""])
+    array = np.array(tensors.get(name, 0.0))
     way = rng.randrange(10)
     if way < 2 and array.size and array.dtype.kind == "f":
         array.reshape(-1)[rng.randrange(array.size)] = rng.choice((np.nan, np.inf, -np.inf, 6e4))
@@ -446,7 +446,7 @@ def spoil_tensor(rng: random.Random, tensors: dict[str, Any]) -> None:
     elif way == 7:
         array = np.zeros(rng.choice(((), (0,), (1,), (1,) * 20, (2, 0, 3))), array.dtype)
     if way == 8:
-        tensors.pop(name)
+        tensors.pop(name, None)
     else:
         tensors[rng.choice(TEXTS[:11]) if way == 9 else name] = np.ascontiguousarray(array)
 
