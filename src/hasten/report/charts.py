@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -65,21 +66,28 @@ def speed_against_quality(result: Result, width: int) -> Chart:
         axes.set_ylim(bottom, top)
     axes.set_xlabel("time per image (log scale)")
     axes.set_title("loss against the baseline" if loss else "drift in dB")
-    _number_(axes, [p for p in found if p.on_front or p.chosen or p.number == 0])
+    _number_(axes, found)
     return chart
 
 
 def _number_(axes: Axes, found: Sequence[Point]) -> None:
-    """Write the row numbers beside the points that matter, leaving out a number that would cover another."""
-    taken: list[tuple[float, float]] = []
-    for p in sorted(found, key=lambda p: (not p.chosen, p.number)):
+    """Write the row numbers beside the points that matter, where there is room: over no point, no other number."""
+    # the middles of what is there and half its size
+    taken = [(*axes.transData.transform((p.seconds, p.quality)), 4.0, 3.0) for p in found]
+    named = sorted(
+        (p for p in found if p.on_front or p.chosen or p.number == 0), key=lambda p: (not p.chosen, p.number)
+    )
+    for p in named:
         x, y = axes.transData.transform((p.seconds, p.quality))
-        if any(abs(x - a) < 22 and abs(y - b) < 16 for a, b in taken):
-            continue
-        taken.append((x, y))
         text = str(p.number) if p.number else "baseline"
-        side = "right" if p.number == 0 else "left"
-        _note(axes, p.seconds, p.quality, text, axes.transData, (-9 if side == "right" else 8, 6), ha=side, color=INK)
+        half = 3.6 * len(text)
+        left, right = (-9, "right"), (8, "left")
+        for (across, side), up in product((left, right) if p.number == 0 else (right, left), (6, -14)):
+            middle, height = x + across + (half if side == "left" else -half), y + up + 5
+            if all(abs(middle - a) > half + w or abs(height - b) > 5 + h for a, b, w, h in taken):
+                taken.append((middle, height, half, 6.0))
+                _note(axes, p.seconds, p.quality, text, axes.transData, (across, up), ha=side, color=INK)
+                break
 
 
 def waterfall(parts: Sequence[Part], total: Ratio, width: int) -> Chart:

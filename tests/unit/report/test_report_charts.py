@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from hasten.report import charts
-from hasten.report.points import Pair
-from hasten.report.result import Part, Ratio
+from hasten.report.points import Pair, points
+from hasten.report.result import Part, Ratio, Result
 from hasten.report.svg import NARROW, WIDE, Chart, both, drawing, inline
 
 
@@ -85,3 +86,16 @@ def test_a_curve_answers_where_it_is() -> None:
     assert len(marks) == 60
     assert [mark.findtext("title") for mark in (marks[0], marks[-1])] == ["<0: 0.00>", "<1000: 1.00>"]
     assert [(m.get("cx"), m.get("cy")) for m in (marks[0], marks[-1])] == [("0.0", "100.0"), ("200.0", "0.0")]
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_no_number_covers_a_point(example: Any, width: int) -> None:
+    result = Result.model_validate(example.result())
+    with drawing():
+        axes = charts.speed_against_quality(result, width).figure.axes[0]
+        spots = [axes.transData.transform((p.seconds, p.quality)) for p in points(result)]
+        axes.figure.draw_without_rendering()
+        boxes = [(t.get_text(), t.get_window_extent()) for t in axes.texts if not t.get_text().startswith("budget")]
+    assert "5" in [text for text, _ in boxes]  # the chosen one
+    for text, box in boxes:
+        assert not [spot for spot in spots if box.contains(*spot)], text
