@@ -117,7 +117,7 @@ def nothing_but_the_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
-def run(world: World, ratio: float, rounds: int, seed: int) -> Comparison:
+def run(world: World, ratio: float, rounds: int, seed: int, narrow: float | None = None) -> Comparison:
     return compare(
         world.builder("baseline", 0.1),
         world.builder("candidate", 0.1 * ratio),
@@ -126,6 +126,7 @@ def run(world: World, ratio: float, rounds: int, seed: int) -> Comparison:
         0,
         seed,
         clock=world.clock,
+        narrow=narrow,
     )
 
 
@@ -141,6 +142,21 @@ def verdicts(slowdown: Callable[[np.random.Generator, float], Slowdown], ratio: 
 @pytest.mark.parametrize("rounds", [9, 15])
 def test_a_baseline_against_itself_is_flagged_in_at_most_19_of_200_runs(slowdown, rounds):
     assert RUNS - verdicts(slowdown, 1.0, rounds)[Verdict.UNDECIDED] <= 19
+
+
+@pytest.mark.parametrize("slowdown", WORLDS)
+@pytest.mark.parametrize("narrow", [0.01, 0.05])
+def test_rounds_that_end_once_the_ratio_is_known_flag_no_more_of_them(slowdown, narrow):
+    """Looked at after each of up to 15 rounds, as a fixed number of them is."""
+    wrong, rounds = 0, 0
+    for seed in range(RUNS):
+        rng = np.random.default_rng([seed, 15])
+        found = run(World(rng, slowdown(rng, 3.0)), 1.0, 15, seed, narrow)
+        wrong += found.verdict is not Verdict.UNDECIDED
+        rounds += 0 if found.interval is None else found.interval.n
+    assert wrong <= 19
+    if slowdown is quiet and narrow == 0.05:
+        assert rounds < 9.5 * RUNS  # of 15: that much is saved
 
 
 @pytest.mark.parametrize("slowdown", [quiet, wandering, heating])

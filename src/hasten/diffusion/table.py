@@ -14,7 +14,7 @@ needs, and the loop drops the others.  :class:`Rows` turns a solver written as i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,18 @@ class Table:
     def needed_clipped(self, row: int) -> list[int]:
         """The same of those clipped."""
         return [] if self.clipped is None else _used(self.clipped, row)
+
+    def first(self, evaluations: int) -> Table:
+        """Its first ``evaluations``, all where it has fewer: what the next one would be asked about is the result."""
+        n = min(evaluations, self.evaluations)
+        return replace(
+            self,
+            times=self.times[:n],
+            state=self.state[: n + 1],
+            predictions=self.predictions[: n + 1, :n],
+            fresh=self.fresh[: n + 1],
+            clipped=None if self.clipped is None else self.clipped[: n + 1, :n],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers."""

@@ -5,9 +5,9 @@ Rounds are outermost.  In each, every plan samples the same case, so from the sa
 median over rounds of candidate/baseline (:mod:`hasten.measure.stats`); why it may be in doubt all the same, says
 :mod:`hasten.measure.doubt`.  Building and warming up are timed apart and are no part of it.
 
-**When to stop** may depend on time and on the person (``deadline``, ``stop``), never on the ratios so far: looking at
-them and going on until they please would make false verdicts as likely as one likes.  The total time of a round does
-not tell which plan was the slower one, so ending by it is safe.
+**When to stop** may depend on time and on the person (``stop``) and on how wide the intervals are (``narrow``), never
+on which side of 1 the ratios lie: going on until they please would make false verdicts as likely as one likes.  The
+total time of a round does not tell which plan was the slower one, so ending by it is safe.
 
 It takes builders and knows nothing of plans or techniques: none is graded by its own rules.
 """
@@ -126,14 +126,14 @@ def compare(
     rounds: int = 15,
     warmup: int = 1,
     seed: int = 0,
-    deadline: float | None = None,
     stop: Callable[[], bool] | None = None,
     on_round: Callable[[int, int], None] | None = None,
     clock: Clock | None = None,
+    narrow: float | None = None,
 ) -> Comparison:
     """:func:`compare_many` of two: ``build_a`` makes the plan ``"baseline"``, ``build_b`` the ``"candidate"``."""
     builders = {"baseline": build_a, "candidate": build_b}
-    return compare_many(builders, "baseline", workload, rounds, warmup, seed, deadline, stop, on_round, clock)[
+    return compare_many(builders, "baseline", workload, rounds, warmup, seed, stop, on_round, clock, narrow)[
         "candidate"
     ]
 
@@ -144,14 +144,14 @@ def noise_floor(
     rounds: int = FEWEST_ROUNDS,
     warmup: int = 1,
     seed: int = 0,
-    deadline: float | None = None,
     stop: Callable[[], bool] | None = None,
     on_round: Callable[[int, int], None] | None = None,
     clock: Clock | None = None,
+    narrow: float | None = None,
 ) -> Comparison:
     """An A/A run: the baseline, built twice, against itself.  How far its interval reaches is what noise alone does."""
     builders = {"baseline": build_a, "baseline again": build_a}
-    result = compare_many(builders, "baseline", workload, rounds, warmup, seed, deadline, stop, on_round, clock)
+    result = compare_many(builders, "baseline", workload, rounds, warmup, seed, stop, on_round, clock, narrow)
     return result["baseline again"]
 
 
@@ -162,45 +162,58 @@ def compare_many(
     rounds: int = 15,
     warmup: int = 1,
     seed: int = 0,
-    deadline: float | None = None,
     stop: Callable[[], bool] | None = None,
     on_round: Callable[[int, int], None] | None = None,
     clock: Clock | None = None,
+    narrow: float | None = None,
 ) -> dict[str, Comparison]:
     """Measure all plans in the same rounds, each against the plan ``reference``.
 
     Round r takes case r modulo their number; ``warmup`` samples of the first case come before.  ``on_round(done,
     rounds)`` is called after each.  A plan that fails to build or to sample, or whose samples aren't finite or have
     another shape than the reference's, drops out with its reason and the others go on; without the reference all ends.
-    No round is begun after ``deadline`` (in seconds of ``time.perf_counter()``), nor one that would end after it if it
-    took as long as the longest so far, nor once ``stop()`` says so.  Raises ValueError for a workload without cases or
+    No round is begun once ``stop()`` says so, nor, after the ninth, once every ratio's interval
+    reaches no further than ``narrow`` (0.05 is 5 %) from it.  Raises ValueError for a workload without cases or
     an unknown reference.  ``clock`` is that of the device that the plans run on, the host's by default.
     """
     cases = list(workload.cases)
     if not cases or reference not in builders:
         raise ValueError("a comparison needs a case and a reference that is among its builders")
     clock = clock or Clock()
-    images, longest, log, mhz = workload.images_per_case, 0.0, list[Observation](), list[float]()
+    images, log, mhz = workload.images_per_case, list[Observation](), list[float]()
     runners = {name: _Runner(name, log) for name in builders}
     for name, runner in runners.items():
         _prepare(runner, builders[name], cases[0], warmup, images, clock)
     with settled():
         for round_, order in enumerate(orders(list(builders), reference, rounds, random.Random(seed))):  # noqa: S311
             alive = [runners[name] for name in order if runners[name].failure is None]
-            late = (deadline is not None and clock.now() + longest > deadline) or (stop is not None and stop())
-            if runners[reference].failure or len(alive) < 2 or late:
+            late = stop is not None and stop()
+            if runners[reference].failure or len(alive) < 2 or late or _known(alive, runners[reference], narrow):
                 break
-            begun, case = clock.now(), round_ % len(cases)
+            case = round_ % len(cases)
             for runner in alive:
                 _sample(runner, cases[case], case, round_, images, clock)
             _check_samples(runners[reference], alive, case, round_, images)
-            longest = max(longest, clock.now() - begun)
             mhz += [found for found in [device.clock_mhz(clock.device)] if found is not None]  # while it is still busy
             if on_round:
                 on_round(round_ + 1, rounds)
     others = [name for name in builders if name != reference]
     clock_mhz = (mhz[0], mhz[-1]) if mhz else None
     return {name: _comparison(runners[reference], runners[name], rounds, clock, clock_mhz) for name in others}
+
+
+def _known(alive: list[_Runner], reference: _Runner, narrow: float | None) -> bool:
+    """Whether nine rounds were made and every ratio is known within ``narrow``; that looking after each round makes no
+    false verdict more likely is simulated in ``tests/numerics/test_verdicts.py``."""
+    base = reference.seconds()
+    if narrow is None or len(base) < FEWEST_ROUNDS:
+        return False
+    found = [
+        median_ratio(*zip(*((base[r], s) for r, s in one.seconds().items()), strict=True))
+        for one in alive
+        if one is not reference
+    ]
+    return all(max(each.high / each.ratio, each.ratio / each.low) <= 1.0 + narrow for each in found)
 
 
 def _prepare(runner: _Runner, builder: Builder, case: Any, warmup: int, images: int, clock: Clock) -> None:

@@ -33,6 +33,7 @@ from hasten.technique.plan import Plan
 from hasten.technique.sampler import STEP_PROBE, Sampler
 from hasten.technique.swap import Swap
 
+PREPARED_END = 0.16  # the share of the time after which no further engine is prepared
 ENGINES_END = 0.22  # the share of the time by whose end no further round begins
 KEPT_ENGINES = 2
 SCREENING_ROUNDS, FAR = 2, 1.5  # of all engines; how many times the least seconds is far behind
@@ -40,6 +41,7 @@ SCREENING_ROUNDS, FAR = 2, 1.5  # of all engines; how many times the least secon
 CLOSE_DB, FAITHFUL_DB = 45.0, 60.0
 CONVERGED = Sampler("unipc", 60, "logsnr")  # its samples are over 50 dB from those of 100 steps (LOG.md)
 BASELINE = "the baseline's own engine"
+UNTRIED = "not prepared in the time: a longer --time tries it"
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,12 @@ def _tried(run: Run, proposals: list[Proposal]) -> list[Engine]:
     eager = Engine(Plan(), BASELINE, (), None)
     found = {each.name: each for each in (eager, *(Engine(p.plan, p.reason, (), None) for p in proposals))}
     made: dict[str, Target] = {}
-    late = run.over(ENGINES_END)
+    late, too_late = run.over(ENGINES_END), run.over(PREPARED_END)
 
     def build(name: str) -> Target:
         if name not in made:
+            if len(made) > 1 and too_late():
+                raise HastenError(UNTRIED)
             run.say("engines", f"preparing {name}")
             made[name], size = run.built(found[name].plan.plus(STEP_PROBE))
             found[name] = replace(found[name], weight_bytes=size)
@@ -291,9 +295,17 @@ def closest(engines: Sequence[Engine]) -> Engine:
 
 def faithful(run: Run, engines: list[Engine], *techniques: Technique) -> Target:
     """The source on the fastest engine whose rounding is far below what is measured, where nothing is timed."""
+    return run.build(_most_faithful(engines).plan.plus(*techniques))
+
+
+def faithful_seconds(engines: list[Engine]) -> float:
+    """What one evaluation takes there for one image."""
+    return _most_faithful(engines).median_seconds
+
+
+def _most_faithful(engines: list[Engine]) -> Engine:
     faithful = [e for e in engines if e.seconds and (e.drift_db is None or e.drift_db >= FAITHFUL_DB)]
-    fastest = min(faithful, key=lambda e: e.median_seconds)
-    return run.build(fastest.plan.plus(*techniques))
+    return min(faithful, key=lambda e: e.median_seconds)
 
 
 def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> list[Refusal]:
@@ -309,7 +321,8 @@ def refuse_slower(winner: Plan, engines: list[Engine], known: list[Refusal]) -> 
                 continue
             refused.add(technique.label)
             if engine.failure:
-                rows.append(Refusal(technique.name, technique.label, f"failed: {engine.failure}"))
+                said = UNTRIED if UNTRIED in engine.failure else f"failed: {engine.failure}"
+                rows.append(Refusal(technique.name, technique.label, said))
             elif mine is not None and engine.seconds:
                 rows.append(Refusal(technique.name, technique.label, _slower(technique, engine, mine)))
     return rows

@@ -18,7 +18,7 @@ from hasten.measure.quality import Quality, Reference
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict, median_ratio
 from hasten.model.target import Target
 from hasten.stages import enough
-from hasten.stages.engines import CONVERGED, Engine, faithful
+from hasten.stages.engines import CONVERGED, Engine, faithful, faithful_seconds
 from hasten.stages.run import CONFIRM, MORE, UNTIMED_BATCH, Run
 from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
@@ -27,8 +27,10 @@ from hasten.technique.sampler import Sampler
 CONFIRM_END = 0.68  # the share of the time by whose end the rounds of the finalists are to be done
 MORE_END = 0.76  # after which no further pairs are sampled for quality alone
 SAFE_END = 0.86  # by whose end the engine alone is confirmed, where no finalist held
-ATTRIBUTE_END = 0.93  # by whose end it is told what each technique adds; saving takes what is left
+ATTRIBUTE_END = 0.9  # by whose end it is told what each technique adds; saving takes what is left
 ROUNDS = 12
+NARROW = 0.05  # rounds end when each speed-up is known this well
+FEWEST_MORE = 8  # images at once, of the pairs for quality alone
 MOST_SHARED = 3  # techniques of the network that shares are told for: the plans to time double with each
 HELD = (quality.NO_LOSS, quality.WITHIN)  # the better one first
 
@@ -107,7 +109,15 @@ def _measure(
         return rounds_done >= FEWEST_ROUNDS and run.over(end)()
 
     comparisons = pair.compare_many(
-        builders, "baseline", workload, ROUNDS, seed=run.seed, stop=stop, on_round=on_round, clock=run.clock
+        builders,
+        "baseline",
+        workload,
+        ROUNDS,
+        seed=run.seed,
+        stop=stop,
+        on_round=on_round,
+        clock=run.clock,
+        narrow=NARROW,
     )
     run.warnings += next(iter(comparisons.values())).warnings
     measured: list[Confirmed] = []
@@ -115,6 +125,8 @@ def _measure(
     def builds(plan: Plan) -> Callable[[], tuple[Target, Target]]:
         return lambda: (faithful(run, engines), run.build(plan))
 
+    pair_seconds = faithful_seconds(engines) * run.source.table.evaluations + costs / (1 + len(finalists))
+    batch = max(run.images_that_fit(pair_seconds, 3, max(end, MORE_END), UNTIMED_BATCH), FEWEST_MORE)
     for plan, comparison in zip(finalists, comparisons.values(), strict=True):
         if not comparison.samples_a:
             run.warnings.append(f"{', '.join(plan.label)}: {comparison.reason}")
@@ -125,7 +137,7 @@ def _measure(
             baseline,
             candidate,
             builds(plan),
-            lambda cases: run.workload(MORE, cases, UNTIMED_BATCH),
+            lambda cases: run.workload(MORE, cases, batch),
             budget=run.budget,
             # a finalist that is believed before this one and held is the winner already
             stop=lambda: any(held(one) for one in measured) or run.over(max(end, MORE_END))(),

@@ -15,21 +15,22 @@ from hasten.model.target import Target
 from hasten.search import factorised
 from hasten.search.factorised import Trial
 from hasten.search.space import ALL, Cost, Point, Space
-from hasten.stages.engines import CONVERGED, Engine, faithful
+from hasten.stages.engines import CONVERGED, Engine, faithful, faithful_seconds
 from hasten.stages.run import SEARCH, Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
 
-SEARCH_IMAGES, SEARCH_BATCH = 64, 8
+SEARCH_IMAGES, FEWEST_IMAGES, SEARCH_BATCH = 64, 32, 8  # images that a plan is judged by, and at once
+BASELINE_END = 0.32  # the share of the time by whose end the baseline has made them
 FINALISTS = 3
 SAFER = 0.25  # of the budget: how much less the next finalist loses
 FRONT = "front"  # the folder of its plans
 
 
 class Bench:
-    """Where points are measured: SEARCH_IMAGES in cases of SEARCH_BATCH, the baseline's samples of them, and one target
-    an engine.
+    """Where points are measured: SEARCH_IMAGES, as the time allows, in cases of SEARCH_BATCH, the baseline's samples of
+    them, and one target an engine.
 
     A sampler is but another table on the same network, so the targets are built, and compiled, once; and what a sampler
     made while it was ranked is not made again while its number of evaluations is looked at.
@@ -38,12 +39,14 @@ class Bench:
     def __init__(self, run: Run, engines: Sequence[Engine], tried: list[Engine], reference: Reference) -> None:
         self.run, self.reference = run, reference
         self.engines = {engine.name: engine for engine in engines}
-        self.cases = run.workload(SEARCH, SEARCH_IMAGES // SEARCH_BATCH, SEARCH_BATCH).cases
+        each = faithful_seconds(tried) * run.source.table.evaluations
+        images = max(run.images_that_fit(each, 1, BASELINE_END, SEARCH_IMAGES), FEWEST_IMAGES)
+        self.cases = run.workload(SEARCH, images // SEARCH_BATCH, SEARCH_BATCH).cases
         same = faithful(run, tried)
         self.baseline = reference.view(torch.cat([same.sample(case) for case in self.cases]))
         same.table = CONVERGED.table(same.schedule)
-        most = max(images for images, _ in factorised.RUNGS)
-        self.converged = torch.cat([same.sample(case) for case in self.cases[: most // SEARCH_BATCH]])
+        ranked_on = max(images for images, _ in factorised.RUNGS)
+        self.converged = torch.cat([same.sample(case) for case in self.cases[: ranked_on // SEARCH_BATCH]])
         self.targets: dict[str, Target] = {}
         self.made: dict[tuple[str, Sampler], list[torch.Tensor]] = {}
 
@@ -59,7 +62,7 @@ class Bench:
         doing = "judging" if point["images"] == ALL else "ranking"
         self.run.say("search", f"{doing} {', '.join(as_plan(point, self.engines).label)}")
         try:
-            samples = self._samples(engine, sampler, (point["images"] or SEARCH_IMAGES) // SEARCH_BATCH)
+            samples = self._samples(engine, sampler, (point["images"] or len(self.baseline)) // SEARCH_BATCH)
         except HastenError as error:
             return {"failure": str(error)}
         if not torch.isfinite(samples).all():
@@ -120,6 +123,18 @@ def choose(space: Space, trials: list[Trial], engines: dict[str, Engine], budget
             finalists.append(trial)
             safest = trial.measured["worst"]
     return [as_plan(trial.point, engines) for trial in finalists]
+
+
+def cut_off(space: Space, trials: list[Trial], engines: dict[str, Engine], budget: float) -> list[str]:
+    """What the time ended the search before, where that might be cheaper than the best one found."""
+    upcoming, held = factorised.ask(space, trials, budget), factorised.best(space, trials, budget)
+    if upcoming is None:
+        return []
+    engine = upcoming["engine"]
+    if held and space.cost(engine, upcoming["steps"]) >= space.cost(held[0].point["engine"], held[0].point["steps"]):
+        return []
+    label = ", ".join(as_plan(upcoming, engines).label)
+    return [f"the time ended the search before {label}: a longer --time tries that, and what follows from it"]
 
 
 def front(trials: list[Trial], engines: dict[str, Engine]) -> list[Trial]:

@@ -11,7 +11,7 @@ Kinds: ``sample`` (whole samples), ``step`` (one evaluation of the network), ``t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,12 @@ from hasten.model.target import Target
 from hasten.model.workload import Case, Workload, draw
 from hasten.result import as_rows, speedup
 from hasten.stages import enough
-from hasten.subject import Subject
+from hasten.subject import Subject, sample_once
 from hasten.train.step import Epoch, TrainStep
 
 KINDS = ("sample", "step", "train-step", "epoch")
 TRAINED = ("train-step", "epoch")
-REFERENCE_IMAGES, UNTIMED_BATCH = 256, 32
+REFERENCE_IMAGES, FEWEST_MORE = 256, 8
 # Shares of the time by whose end no further round of a phase begins.
 REFERENCE_END, ROUNDS_END, CURVE_END, PAIRS_END = 0.2, 0.55, 0.7, 0.9
 Progress = Callable[[str, str, float], None]
@@ -58,6 +58,15 @@ class Asked:
     seed: int
     deadline: Deadline
     progress: Progress
+    built: dict[str, tuple[Target, float]] = field(default_factory=dict)  # by side; and the seconds that it took
+
+    def target(self, side: str) -> Target:
+        """A's ("baseline") or B's ("candidate"), built when it is first asked for."""
+        if side not in self.built:
+            begun = self.deadline.clock.now()
+            target = (self.a if side == "baseline" else self.b).build()
+            self.built[side] = target, self.deadline.clock.now() - begun
+        return self.built[side][0]
 
     def over(self, share: float) -> bool:
         """Whether ``share`` of the time is used."""
@@ -114,17 +123,26 @@ def compare(
     reference = None
     if kind == "sample":
         asked.say("reference", "what distances are measured to")
+        seconds_per_image = sampling_seconds(asked)
+        most = asked.deadline.calls_that_fit(
+            (FEWEST_ROUNDS + 1) * seconds_per_image, ROUNDS_END - REFERENCE_END, images
+        )
+        asked = replace(asked, images=max(most, 1))
         reference = read_reference(asked, features)
-    main = timed(asked, images, rounds, lambda: asked.over(ROUNDS_END))
+    main = timed(asked, asked.images, rounds, lambda: asked.over(ROUNDS_END))
     if main.interval is None:
         raise HastenError(f"{first.text} and {second.text} could not be compared: {main.reason}")
     curve = [
-        curve_row(size, main if size == images else timed(asked, size, FEWEST_ROUNDS, lambda: asked.over(CURVE_END)))
-        for size in sorted({*batches, images})
+        curve_row(
+            size, main if size == asked.images else timed(asked, size, FEWEST_ROUNDS, lambda: asked.over(CURVE_END))
+        )
+        for size in sorted({*batches, asked.images})
     ]
     judged = None if reference is None else judge(asked, main, reference, conditions)
     asked.say("memory", "each in a process of its own")
     warnings = list(main.warnings)
+    if asked.images < images:
+        warnings.append(f"timed {asked.images} images at once, not {images}: a longer --time allows more")
     peaks = peak_memory(asked, main, warnings)
     found = speedup(main)
     few = found["rounds"] < FEWEST_ROUNDS
@@ -143,7 +161,7 @@ def compare(
         "seconds": asked.deadline.used,
         "a": side(first, main, "baseline", peaks[0], asked),
         "b": side(second, main, "candidate", peaks[1], asked),
-        "images_per_case": images,
+        "images_per_case": asked.images,
         "speedup": found,
         "curve": curve,
         "quality": None if judged is None else judged.to_json(),
@@ -213,13 +231,26 @@ def read_reference(asked: Asked, features: Features | None) -> quality.Reference
         kept_apart = asked.data.part(held_out=True, most=MOST_TRAINING)[0]
         train = asked.data.part(held_out=False, most=MOST_TRAINING)[0]
         return quality.reference(network, train, origin=asked.data.name, real=kept_apart, features=features)
-    target = asked.a.build()
+    target = asked.target("baseline")
     made: list[torch.Tensor] = []
-    for case in asked.workload(-(-REFERENCE_IMAGES // UNTIMED_BATCH), UNTIMED_BATCH, 3).cases:
+    for case in asked.workload(REFERENCE_IMAGES // quality.MIN_PAIRS, quality.MIN_PAIRS, 3).cases:
         if made and asked.over(REFERENCE_END):
             break
         made.append(target.sample(case))
     return quality.reference(network, torch.cat(made), origin="A's own samples from other noise", features=features)
+
+
+def sampling_seconds(asked: Asked) -> float:
+    """What A and B together take for an image, by an evaluation of each after a first one, which may compile."""
+    total = 0.0
+    (case,) = asked.workload(1, asked.images, 1).cases
+    for side_ in ("baseline", "candidate"):
+        target = asked.target(side_)
+        target.evaluate(case)
+        begun = asked.deadline.clock.now()
+        target.evaluate(case)
+        total += (asked.deadline.clock.now() - begun) / asked.images * target.table.evaluations
+    return total
 
 
 def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> Comparison:
@@ -232,8 +263,8 @@ def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> C
         asked.say("rounds", f"batch {images}: round {number} of {of}")
 
     return pair.compare(
-        workers(asked, asked.a),
-        workers(asked, asked.b),
+        workers(asked, "baseline"),
+        workers(asked, "candidate"),
         Timed(asked.workload(rounds, images, 1).cases, asked.timed_images(images)),
         rounds,
         seed=asked.seed,
@@ -243,14 +274,14 @@ def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> C
     )
 
 
-def workers(asked: Asked, named: Subject) -> pair.Builder:
+def workers(asked: Asked, side: str) -> pair.Builder:
     """What makes the object whose ``sample(case)`` is timed."""
     if asked.kind == "step":
-        return lambda: OneStep(named.build())
+        return lambda: OneStep(asked.target(side))
     if asked.kind not in TRAINED:
-        return named.build
+        return lambda: asked.target(side)
     assert asked.data is not None
-    data = asked.data
+    data, named = asked.data, asked.a if side == "baseline" else asked.b
     if asked.kind == "train-step":
         return lambda: TrainStep(named.build(), data)
     return lambda: Epoch(TrainStep(named.build(), data))
@@ -284,8 +315,8 @@ def judge(
         reference,
         reference.view(torch.cat(main.samples_a)),
         reference.view(torch.cat(main.samples_b)),
-        lambda: (asked.a.build(), asked.b.build()),
-        lambda cases: asked.workload(cases, asked.images, 2),
+        lambda: (asked.target("baseline"), asked.target("candidate")),
+        lambda cases: asked.workload(cases, min(asked.images, FEWEST_MORE), 2),
         budget=next(iter(limits), quality.BUDGET),
         wanted=min([quality.DETECTABLE, *(limit for limit in limits if limit > 0)]),
         stop=lambda: asked.over(PAIRS_END),
@@ -305,6 +336,7 @@ def curve_row(size: int, comparison: Comparison) -> dict[str, Any]:
 def side(named: Subject, comparison: Comparison, name: str, peak: int | None, asked: Asked) -> dict[str, Any]:
     """A or B in plain values; what a case's seconds are depends on the kind."""
     each, images = comparison.seconds_per_image(name), asked.timed_images(asked.images)
+    build_seconds = comparison.build_seconds_a if name == "baseline" else comparison.build_seconds_b
     counted: dict[str, Any] = {"seconds": each * images, "seconds_per_image": each, "images_per_second": 1.0 / each}
     if asked.kind == "epoch":
         counted["steps"] = images // asked.images
@@ -316,7 +348,7 @@ def side(named: Subject, comparison: Comparison, name: str, peak: int | None, as
         "plan_hash": named.plan.hash,
         "label": named.plan.label_on(named.source.sampler_label),
         **counted,
-        "build_seconds": comparison.build_seconds_a if name == "baseline" else comparison.build_seconds_b,
+        "build_seconds": asked.built[name][1] if name in asked.built else build_seconds,
         "warmup_seconds": comparison.warmup_seconds_a if name == "baseline" else comparison.warmup_seconds_b,
         "peak_bytes": peak,
     }
@@ -350,6 +382,9 @@ def once(text: str, kind: str, images: str, data: str, device: str) -> None:
     """What :func:`peak` runs: the first case, once; of an epoch only its first two steps, which hold as much."""
     from hasten.data import loader
 
+    if kind == "sample":
+        sample_once(text, images, device)
+        return
     named = subject.read(text, device=device)
     shape = named.source.shape
     found = (
@@ -360,6 +395,6 @@ def once(text: str, kind: str, images: str, data: str, device: str) -> None:
     deadline = Deadline(Clock(device), 0.0)
     kind = "train-step" if kind == "epoch" else kind
     asked = Asked(named, named, kind, found, int(images), 0, deadline, lambda *_: None)
-    worker = workers(asked, named)()
+    worker = workers(asked, "baseline")()
     for case in asked.workload(2 if kind in TRAINED else 1, int(images), 1).cases:
         worker.sample(case)

@@ -42,7 +42,7 @@ from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
 
 TRIALS = 5  # what a trial of the history holds; counted up when that changes
-SEARCH_END = 0.38  # the share of the time by whose end no further trial begins
+SEARCH_END = 0.46  # the share of the time by whose end no further trial begins
 SEARCH_END_AT_LAST = 0.55  # the same while no plan holds the budget
 REFERENCE_IMAGES, FEWEST_REFERENCE_IMAGES = 256, 64
 REFERENCE_END = 0.3  # the share of the time by whose end these are made, where there is no data
@@ -128,6 +128,7 @@ def _optimize(run: Run, features: Features | None, students: list[Swap]) -> dict
         return (held and late()) or (too_late() and run.found)
 
     found = search(space, bench.evaluate, run.out / "history.jsonl", stop, run.budget)
+    run.warnings += trials.cut_off(space, found, named, run.budget)
     finalists = trials.choose(space, found, named, run.budget)
     confirmed = finals.confirm(run, finalists, engines.closest(kept).plan, reference, tried)
     attribution, noise_floor, log = finals.attribute(run, confirmed.plan, tried)

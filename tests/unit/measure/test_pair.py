@@ -144,13 +144,13 @@ def test_fewer_than_nine_rounds_decide_nothing(machine):
     assert found.interval.ratio == pytest.approx(0.05)
 
 
-def test_the_deadline_ends_between_rounds_and_is_not_overrun(machine):
+def test_a_stop_ends_between_rounds(machine):
     told = []
     found = compare(
         machine.builder("a", 2.0),
         machine.builder("b", 1.0),
         Load(),
-        deadline=3.0 + 10 * 3.0 + 2.9,  # warm-up, ten whole rounds, and not quite another
+        stop=lambda: machine.clock.now() > 3.0 + 10 * 3.0 - 0.1,  # warm-up, ten whole rounds
         on_round=lambda done, rounds: told.append((done, rounds)),
         clock=machine.clock,
     )
@@ -161,14 +161,20 @@ def test_the_deadline_ends_between_rounds_and_is_not_overrun(machine):
     assert Counter(o.plan for o in found.observations) == {"baseline": 10, "candidate": 10}
 
 
-def test_a_deadline_that_leaves_too_few_rounds_or_none(machine):
+def test_a_stop_that_leaves_too_few_rounds_or_none(machine):
     builders = machine.builder("a", 2.0), machine.builder("b", 1.0)
-    found = compare(*builders, Load(), deadline=3.0 + 9.5, clock=machine.clock)
+    found = compare(*builders, Load(), stop=lambda: machine.clock.now() > 11.5, clock=machine.clock)
     assert found.reason == "too few rounds: 3, at least 9 are needed, the time was up before the other 12"
-    found = compare(*builders, Load(), deadline=machine.clock.now(), clock=machine.clock)
+    found = compare(*builders, Load(), stop=lambda: True, clock=machine.clock)
     assert found.interval is None
     assert found.verdict is Verdict.UNDECIDED
     assert found.reason.startswith("too few rounds: 0")
+
+
+def test_rounds_end_once_the_ratio_is_known(machine):
+    found = compare(machine.builder("a", 2.0), machine.builder("b", 1.0), Load(), clock=machine.clock, narrow=0.01)
+    assert found.interval.n == 9
+    assert found.verdict is Verdict.FASTER
 
 
 def test_a_builder_that_fails_is_recorded(machine):
