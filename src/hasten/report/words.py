@@ -50,11 +50,6 @@ def size(value: float | None) -> str:
     return MISSING if value is None else files.size(value).replace(" ", NBSP)
 
 
-def memory(value: float | None) -> str:
-    """As :func:`size`."""
-    return size(value)
-
-
 def parameters(value: float | None) -> str:
     """3.77 M."""
     return _scaled(value, ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))).strip()
