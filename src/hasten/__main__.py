@@ -1,4 +1,8 @@
-"""``python -m hasten``; what lies in the folder a person stands in is data, not code for imports to find."""
+"""``python -m hasten``; what lies in the folder a person stands in is data, not code for imports to find.
+
+A file ``hasten.py`` there is run by Python itself in this one's place; by the command ``hasten`` it is not, nor by
+``python -P -m hasten``.
+"""
 
 import sys
 

@@ -418,13 +418,15 @@ def env(as_json: bool) -> None:
 
     from hasten.environment import environment, fingerprint
     from hasten.measure import roofline
+    from hasten.technique.plan import TECHNIQUES
 
     found = environment()
     peaks = asdict(roofline.peaks("cpu", fingerprint(found)))
+    rests_on = {technique.name: technique.rests_on() for technique in TECHNIQUES}
     if as_json:
-        click.echo(json.dumps({**found, "fingerprint": fingerprint(found), "peaks": peaks}))
+        click.echo(json.dumps({**found, "fingerprint": fingerprint(found), "peaks": peaks, "techniques": rests_on}))
         return
-    _say(console.machine(found, fingerprint(found), peaks))
+    _say(console.machine(found, fingerprint(found), peaks, rests_on))
 
 
 @cli.command()
@@ -515,10 +517,9 @@ def prune(
         _say(f"{'written':<12}{out}")
         return
     if channels is None:
-        found = sparse.prune(loaded, sparsity, pattern, out)
         with console.progress() as progress:
-            speeds = sparse.speeds(loaded, out, lambda detail: progress("speed", detail, 0.0))
-        click.echo(console.sparse(found, speeds))
+            found = sparse.prune(loaded, sparsity, pattern, out, console.counted(progress, "speed"))
+        click.echo(console.sparse(found, found["speeds"]))
         _say(f"{'written':<12}{out}")
         return
     share = student.asked(channels if Path(channels).is_file() else f"channels={channels}")

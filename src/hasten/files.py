@@ -251,10 +251,12 @@ def _spare_cache(reason: str) -> str:
     """The temporary folder in the cache's place; said once."""
     if not _spare:
         try:
-            _spare.append(tempfile.mkdtemp(prefix="hasten-cache-"))
+            kept = ExitStack()
+            made = kept.enter_context(temporary(Path(tempfile.gettempdir(), "hasten-cache"), folder=True))
         except OSError as error:
             raise BadInput(f"no cache ({reason}) and no temporary folder ({why(error)}); set HASTEN_CACHE") from error
-        atexit.register(shutil.rmtree, _spare[0], ignore_errors=True)
+        _spare.append(str(made))
+        atexit.register(kept.close)
         logging.getLogger(__name__).warning(
             "warning: no cache (%s); a temporary one is used, set HASTEN_CACHE to a folder to keep it", reason
         )

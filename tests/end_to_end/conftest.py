@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache of each file's own, so that nothing is prepared before; training's data may be."""
-    if request.path.stem in ("test_train", "test_bad_inputs"):
+    if request.path.stem in ("test_train", "test_bad_inputs", "test_two_at_once"):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:

@@ -378,6 +378,21 @@ def test_a_size_that_can_t_fit_is_refused_before_it_is_tried(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_network_too_large_for_memory(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wide.toml").write_text(
+        f'[data]\nname = "digits"\nsize = 8\n[model]\nblock_out_channels = {[4096] * 4}\nlayers_per_block = 8\n'
+        "[train]\nsteps = 9\nwarmup_steps = 1\nbatch_size = 1\n"
+    )
+    monkeypatch.setattr("hasten.guard.free_memory_bytes", lambda: 10**9)
+    _, error = status_and_error(capsys, "train", tmp_path / "wide.toml", "--out", tmp_path / "x")
+    assert "38.7 GB of memory are needed at least, 1.00 GB are free" in error
+    monkeypatch.setattr("hasten.guard.free_memory_bytes", lambda: 100_000)
+    _, error = status_and_error(capsys, "prune", tiny_folder, "--sparsity", "0.5", "--out", tmp_path / "x")
+    assert "of memory are needed at least, 100 kB are free" in error
+
+
 def test_many_samples_that_can_t_be_kept(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

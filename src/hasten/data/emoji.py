@@ -41,8 +41,8 @@ def load(
     ``size``: of squares, or (height, width), to which their middle is cut; the longer one 16 to 256 pixels.
     ``channels``: 3, RGB, or 1, grey.  The first call at a size rasterises and caches, and tells ``progress(done,
     drawings)``; later ones map the cache.  The split goes by the drawing without skin tone, so that variants of a
-    held-out drawing are held out too; a drawing any of whose variants equals a training drawing to the pixel, at this size, goes to the
-    training part with all of them.  So no held-out picture is ever a training picture.
+    held-out drawing are held out too; a drawing any of whose variants equals a training drawing to the pixel, at this
+    size, goes to the training part with all of them.  So no held-out picture is ever a training picture.
     """
     high, wide = (size, size) if isinstance(size, int) else size
     if max(high, wide) not in SIZES:

@@ -8,7 +8,6 @@ them faster, is measured (:func:`speeds`), and mostly it does not.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import save
 
 from hasten import guard
+from hasten.distill.blocks import Tell
 from hasten.errors import BadInput
 from hasten.measure import pair
 from hasten.measure.clock import Clock
@@ -50,9 +50,12 @@ def masks(module: torch.nn.Module, sparsity: float, pattern: Pattern) -> dict[st
     return {name: weight.abs() > edge for name, weight in weights.items()}
 
 
-def prune(source: Source, sparsity: float | None, pattern: Pattern, out: Path) -> dict[str, Any]:
+def prune(
+    source: Source, sparsity: float | None, pattern: Pattern, out: Path, tell: Tell | None = None
+) -> dict[str, Any]:
     """Write ``out``, the model of ``source`` with zeros, and return what is ``zero`` (a share of all weights of layers)
     and ``compressed`` (bytes before and after, float16 by zlib).  ``sparsity`` is None, or 0.5, for 2:4.
+    With ``tell(what, done, of)`` also its :func:`speeds`; nothing is left at ``out`` where they can't be measured.
 
     Raises BadInput for a source that is no diffusers folder and for a share out of range.
     """
@@ -65,7 +68,8 @@ def prune(source: Source, sparsity: float | None, pattern: Pattern, out: Path) -
     if sparsity is None or not 0.0 < sparsity < 1.0:
         raise BadInput(f"--sparsity {sparsity} is out of range; over 0, under 1")
     with guard.making(out) as folder:
-        return _prune(source, sparsity, pattern, folder)
+        found = _prune(source, sparsity, pattern, folder)
+        return found if tell is None else {**found, "speeds": speeds(source, folder, tell)}
 
 
 def _prune(source: Source, sparsity: float, pattern: Pattern, folder: Path) -> dict[str, Any]:
@@ -83,14 +87,15 @@ def _prune(source: Source, sparsity: float, pattern: Pattern, folder: Path) -> d
     return {"zero": zero, "compressed": (before, _compressed(weights))}
 
 
-def speeds(dense: Source, folder: Path, say: Callable[[str], None]) -> dict[str, pair.Comparison]:
+def speeds(dense: Source, folder: Path, tell: Tell) -> dict[str, pair.Comparison]:
     """The sparse model against the dense one, by engine, in pairs."""
     sparse, facts = sources.load(folder), dense.build().facts
     found = {}
-    for name, plan in (("PyTorch eager", Plan((STEP_PROBE,))), ("OpenVINO", Plan((Runtime("float32", 1), STEP_PROBE)))):
+    engines = {"PyTorch eager": Plan((STEP_PROBE,)), "OpenVINO": Plan((Runtime("float32", 1), STEP_PROBE))}
+    for number, (name, plan) in enumerate(engines.items()):
         if plan.refusal(facts) is not None:
             continue
-        say(f"dense and sparse on {name}")
+        tell(f"dense and sparse on {name}", number, len(engines))
         found[name] = pair.compare(
             lambda plan=plan: plans.build(dense, plan),  # type: ignore[misc]
             lambda plan=plan: plans.build(sparse, plan),  # type: ignore[misc]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from hasten import guard, history, subject
+from hasten import console, guard, history, subject
 from hasten.data.array import Data
 from hasten.diffusion import table as tables
 from hasten.diffusion.table import Table
@@ -117,50 +117,55 @@ def profile(
     out = None if out is None else Path(out)
     if out is not None and (out / "profile.json").exists():
         raise BadInput(f"{out} holds a profile; choose another --out")
-    say = progress or (lambda *_: None)
+    parts = {"steps": by_step, "ops": by_operator, "python": by_python, "memory": by_memory, "damage": by_damage}
+    chosen = [part for part in parts if part in wanted]
+    counted = console.counted(progress or (lambda *_: None), "profile")
+
+    def say(doing: str) -> None:
+        counted(doing, doings.index(doing), len(doings))
+
+    doings = ["the model", "this machine's peaks", "first evaluations", *chosen]
     named = subject.read(source, device=device)
     if data is not None and data.shape != named.source.shape:
         raise BadInput(
             f"{named.source.name} makes samples of shape {named.source.shape}, data {data.name} has {data.shape}"
         )
-    say("profile", "building the model", 0.0)
-    target = named.build()
-    step = TrainStep(target, data) if train and data is not None else None
-    say("profile", "this machine's peaks", 0.0)
-    found = environment()
-    peaks = roofline.peaks(target.facts.device, fingerprint(found))
-    asked = prepare(named, target, step, images, seed, peaks, out)
-
-    result: dict[str, Any] = {
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "subject": named.text,
-        "source": {"name": named.source.name, "weight_hash": named.source.weight_hash, "shape": named.source.shape},
-        "parameters": target.facts.parameters,
-        "label": named.label,
-        "train": train,
-        "device": target.facts.device,
-        "images": images,
-        "evaluations": asked.evaluations,
-        "peaks": asdict(peaks),
-        "environment": found,
-        "headline": None,
-        "modules": None,
-        "engine": None,
-        "ops": None,
-        "steps": None,
-        "phases": None,
-        "python": None,
-        "memory": None,
-        "damage": None,
-    }
-    parts = {"steps": by_step, "ops": by_operator, "python": by_python, "memory": by_memory}
-    parts["damage"] = by_damage
     with guard.holding(out) if out is not None else nullcontext():
-        for part, measure in parts.items():
-            if part in wanted:
-                say("profile", part, 0.0)
-                result |= measure(asked)
+        say("the model")
+        target = named.build()
+        step = TrainStep(target, data) if train and data is not None else None
+        say("this machine's peaks")
+        found = environment()
+        peaks = roofline.peaks(target.facts.device, fingerprint(found))
+        say("first evaluations")
+        asked = prepare(named, target, step, images, seed, peaks, out)
+
+        result: dict[str, Any] = {
+            "command": command,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "subject": named.text,
+            "source": {"name": named.source.name, "weight_hash": named.source.weight_hash, "shape": named.source.shape},
+            "parameters": target.facts.parameters,
+            "label": named.label,
+            "train": train,
+            "device": target.facts.device,
+            "images": images,
+            "evaluations": asked.evaluations,
+            "peaks": asdict(peaks),
+            "environment": found,
+            "headline": None,
+            "modules": None,
+            "engine": None,
+            "ops": None,
+            "steps": None,
+            "phases": None,
+            "python": None,
+            "memory": None,
+            "damage": None,
+        }
+        for part in chosen:
+            say(part)
+            result |= parts[part](asked)
         result |= {"notes": asked.notes, "seconds": time.perf_counter() - began}
         remember(result, named)
         if out is not None:

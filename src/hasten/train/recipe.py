@@ -181,16 +181,17 @@ class Recipe(Section):
 
     @property
     def least_bytes(self) -> int:
-        """What a step needs at least: of a micro-batch, in the precision of two bytes, what the widest level has for
-        the backward pass.  Raises BadInput for a model folder that can't be used."""
+        """What a step needs at least: weights, and, of a micro-batch in a precision of two bytes, what the widest level
+        keeps for the backward pass.  Raises BadInput for a model folder that can't be used."""
         samples = self.train.batch_size // self.train.accumulate
         if self.model.folder is not None:
             from hasten.model.config import read_folder
 
             return read_folder(self.model.folder).least_bytes(samples) // 2
-        widths = self.model.block_out_channels or [1]
+        widths, layers = self.model.block_out_channels or [1], self.model.layers_per_block
+        weights = 4 * sum(2 * layers * 9 * width**2 for width in widths)  # the second convolution of each block
         side = self.data.size // (1 if self.data.vae is None else VAE_SCALE)
-        return 2 * 2 * samples * side**2 * max(width >> 2 * level for level, width in enumerate(widths))
+        return weights + 2 * 2 * samples * side**2 * max(width >> 2 * level for level, width in enumerate(widths))
 
 
 def read(path: Path | str) -> Recipe:
