@@ -10,7 +10,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ import torch
 
 from hasten.environment import quiet
 from hasten.errors import BadInput, MissingExtra
-from hasten.files import why
 from hasten.model.target import Call
 
 quiet()
 
 try:
     import openvino as ov
+    from openvino.frontend import FrontEndManager
 except ImportError as error:  # pragma: no cover - a core dependency
     raise MissingExtra("openvino", "openvino") from error
 
@@ -78,15 +78,18 @@ def save(graph: Any, path: Path) -> None:
 
 
 def read(path: Path) -> Any:
-    """The graph in ``path`` (.xml).  Raises BadInput for what is none: OpenVINO would try all other formats it knows."""
+    """The graph in ``path`` (.xml).  Raises BadInput for what is none; OpenVINO itself would try all formats it knows."""
+    own = _formats().load_by_framework("ir")
     try:
-        with path.open("rb") as file:
-            start = file.read(5)
-    except OSError as error:
-        raise BadInput(f"{path} can't be read ({why(error)}); make the artifact again, or remove its folder") from error
-    if start != b"<?xml":
-        raise BadInput(f"{path} is no graph of OpenVINO's; make the artifact again, or remove its folder")
-    return core.read_model(path)
+        return own.convert(own.load(str(path), True))  # mapped into memory, not read
+    except RuntimeError as error:
+        last = (str(error).strip().splitlines() or [""])[-1][:200]
+        raise BadInput(f"{path} is no graph of OpenVINO's ({last}); make the artifact again, or remove it") from error
+
+
+@cache
+def _formats() -> Any:
+    return FrontEndManager()
 
 
 def quantize(graph: Any, states: Sequence[tuple[torch.Tensor, ...]], share: float) -> Any:
