@@ -280,7 +280,7 @@ def _within_memory(run: Run, engines: list[Engine]) -> list[Engine]:
 
 
 def _peak(run: Run, plan: Plan) -> int:
-    with tempfile.TemporaryDirectory(prefix=".peak.", dir=run.out) as folder:
+    with tempfile.TemporaryDirectory(prefix=".peak.", suffix=".part", dir=run.out) as folder:
         path = Path(folder, "plan.toml")
         plans.write(plan, path)
         words = (f"{run.source.folder}+{path}", str(run.images_per_case), run.source.device)
