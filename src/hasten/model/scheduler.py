@@ -63,6 +63,7 @@ def table(config: dict[str, Any], schedule: Schedule, prediction: Prediction, si
     """
     name = str(config["_class_name"])
     scheduler = _scheduler(config, steps)
+    bounds = _clip(scheduler)
     asked = len(scheduler.timesteps)
     size = 2 + 3 * asked
     rows: list[Any] = []
@@ -103,7 +104,7 @@ def table(config: dict[str, Any], schedule: Schedule, prediction: Prediction, si
         for patch in reversed(patches):
             patch.stop()
     found = np.stack([np.asarray(torch.Tensor.detach(row).as_subclass(torch.Tensor)[0]) for row in [*rows, sample]])
-    return _rows(f"{name} {steps}", np.asarray(times), found, _clip(scheduler))
+    return _rows(f"{name} {steps}", np.asarray(times), found, bounds)
 
 
 def label(config: dict[str, Any], steps: int) -> str:

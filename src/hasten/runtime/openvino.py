@@ -78,7 +78,7 @@ def save(graph: Any, path: Path) -> None:
 
 
 def read(path: Path) -> Any:
-    """The graph in ``path`` (.xml).  Raises BadInput for what is none; OpenVINO itself would try all formats it knows."""
+    """The graph in ``path`` (.xml).  Raises BadInput for what is none; ``core`` would try all formats that it knows."""
     own = _formats().load_by_framework("ir")
     try:
         return own.convert(own.load(str(path), True))  # mapped into memory, not read
