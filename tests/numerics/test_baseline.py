@@ -163,6 +163,14 @@ def test_fourier_embeddings_are_not_asked_at_no_time(name: str, told: str, tiny_
         sources.load(another_network(folder, time_embedding_type="fourier"), steps=STEPS)
 
 
+def test_fourier_embeddings_answer_other_grids(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = folder_with(tiny_folder, tmp_path / "model", "DDIMScheduler", {"timestep_spacing": "trailing"})
+    source = sources.load(another_network(folder, time_embedding_type="fourier"), steps=STEPS)
+    target = source.build()
+    first = 1.0 / 1000.0  # of which a network is told 0, as grids of many steps end
+    assert target.denoise(torch.ones(1, 3, 8, 8), first).isfinite().all()
+
+
 def test_steps_that_a_scheduler_refuses(tiny_folder: Path, tmp_path: Path) -> None:
     folder = folder_with(tiny_folder, tmp_path / "model", "DDIMScheduler", {"num_train_timesteps": 20})
     with pytest.raises(BadInput, match="50"):
