@@ -577,7 +577,7 @@ def artifacts(rng: random.Random, good: Good, place: Path) -> list[str]:
     else:
         spoil_file(rng, path)
     if path.name != "hashes.json" and rng.random() < 0.5:
-        there = [each for each in files if each.is_file() and each.stat().st_size < 1 << 24]
+        there = [each for each in files if each.is_file() and not each.is_symlink() and each.stat().st_size < 1 << 24]
         hashes = {e.relative_to(folder).as_posix(): sha256(e) for e in there if e.name != "hashes.json"}
         (folder / "hashes.json").write_text(json.dumps(hashes))
     way = rng.randrange(6)
