@@ -348,7 +348,7 @@ def test_a_device_that_is_not_there(tmp_path) -> None:
 def test_too_small_a_disk_is_seen_before_the_first_step(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(0, 0, 1000))
     steps: list[int] = []
-    with pytest.raises(BadInput, match=r"MB are needed for checkpoints and the model, 0\.0 MB are free"):
+    with pytest.raises(BadInput, match=r"MB are needed for checkpoints and the model, .* are free"):
         loop.train(tiny(), tmp_path, progress=lambda shown: steps.append(shown.step))
     assert steps == []
 
@@ -446,7 +446,7 @@ def test_labels_go_by_name_when_a_model_is_trained_further(tmp_path, cache, monk
     assert seen == {1, 2}
     assert json.loads((second / "hasten.json").read_text())["label_names"] == ["cat", "dog", "fish"]
     with pytest.raises(
-        BadInput, match="has the label 'bird', which model does not know; its labels are cat, dog, fish"
+        BadInput, match="has the label 'bird', which first does not know; its labels are cat, dog, fish"
     ):
         loop.train(further(first, pictures(tmp_path / "other", "bird", "dog")), tmp_path / "third")
 
