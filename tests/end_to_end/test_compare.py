@@ -27,7 +27,7 @@ def test_a_plan_against_its_model(
     tiny_folder: Path, fast: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "compare.json"
-    arguments = ["compare", tiny_folder, fast, "--data", "digits", "--batch", "8", "--batches", "2", "--time", "20s"]
+    arguments = ["compare", tiny_folder, fast, "--data", "digits", "--batch", "8", "--batches", "2", "--time", "2m"]
     assert hasten(*arguments, "--gate", "speed>=1.5,memory<=2", "--out", out) == 0
     shown = capsys.readouterr().out
     assert all(len(line) <= 80 for line in shown.splitlines())

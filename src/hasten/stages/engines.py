@@ -332,7 +332,7 @@ def _slower(technique: Technique, engine: Engine, winner: Engine) -> str:
     """Why ``technique``, best on ``engine``, is not in the winner; other techniques are named where they had to be
     changed too."""
     found = engine.against(winner).inverse()
-    if found.n < FEWEST_ROUNDS and found.high >= 1.0 / FAR:
+    if found.n < SCREENING_ROUNDS or (found.n < FEWEST_ROUNDS and found.high >= 1.0 / FAR):
         said = "not told apart in the time"
     else:  # so far behind that few rounds were enough, or enough rounds
         certain = verdict(engine.against(winner)) if found.n >= FEWEST_ROUNDS else Verdict.SLOWER

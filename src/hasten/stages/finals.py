@@ -93,7 +93,8 @@ def _measure(
     costs = sum(seconds_per_image(run, plan, engines) for plan in (Plan(), *finalists))
     images = max(run.images_that_fit(costs, FEWEST_ROUNDS + 1, end, run.images_per_case), 1)
     if images < run.images_per_case:
-        run.warnings.append(f"timed {images} images at once, not {run.images_per_case}: a longer --time allows more")
+        at_once = f"{images} image{'s' if images > 1 else ''} at once"
+        run.warnings.append(f"timed {at_once}, not {run.images_per_case}: a longer --time allows more")
     workload = run.workload(CONFIRM, ROUNDS, images)
     builders: dict[str, pair.Builder] = {"baseline": lambda: run.build(Plan())}
     for number, plan in enumerate(finalists):

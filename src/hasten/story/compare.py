@@ -142,7 +142,8 @@ def compare(
     asked.say("memory", "each in a process of its own")
     warnings = list(main.warnings)
     if asked.images < images:
-        warnings.append(f"timed {asked.images} images at once, not {images}: a longer --time allows more")
+        at_once = f"{asked.images} image{'s' if asked.images > 1 else ''} at once"
+        warnings.append(f"timed {at_once}, not {images}: a longer --time allows more")
     peaks = peak_memory(asked, main, warnings)
     found = speedup(main)
     few = found["rounds"] < FEWEST_ROUNDS

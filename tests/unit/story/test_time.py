@@ -149,7 +149,7 @@ def test_at_half_the_speed_the_result_is_as_good(found) -> None:
 
 def test_what_a_quarter_of_the_speed_leaves_undone_is_said(found) -> None:
     said = " ".join(found[4.0]["warnings"])
-    assert "images at once, not 16: a longer --time allows more" in said
+    assert "at once, not 16: a longer --time allows more" in said
     assert "the time ended the search before" in said
 
 
