@@ -79,6 +79,9 @@ def save(graph: Any, path: Path) -> None:
 
 def read(path: Path) -> Any:
     """The graph in ``path`` (.xml).  Raises BadInput for what is none; ``core`` would try all formats that it knows."""
+    for each in (path, path.with_suffix(".bin")):
+        if not each.is_file():  # as a pipe, which would be waited for
+            raise BadInput(f"{each} is missing or no file; make the artifact again, or remove its folder")
     own = _formats().load_by_framework("ir")
     try:
         return own.convert(own.load(str(path), True))  # mapped into memory, not read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import os
 import stat
 from pathlib import Path
 
@@ -111,6 +112,16 @@ def test_what_was_prepared_and_then_changed_is_refused(
     with pytest.raises(BadInput, match="make the artifact again"):
         artifact.load(tmp_path / "a", source)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".bin"])
+def test_a_pipe_in_a_graphs_place_is_not_waited_for(suffix: str, tmp_path: Path) -> None:
+    artifact.save(tmp_path / "a", loaded(Small(nn.Tanh())), RUN)
+    (path,) = (tmp_path / "a" / "prepared").glob(f"*/*{suffix}")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BadInput, match="missing or no file"):
+        artifact.load(tmp_path / "a", loaded(Small(nn.Tanh())))
 
 
 def test_what_is_prepared_can_be_read_by_others(tmp_path: Path) -> None:
