@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hasten.environment import environment
 from hasten.files import write_text
-from hasten.measure.pair import noise_floor
+from hasten.measure.pair import Rounds, noise_floor
 from hasten.model import bundled, source
 from hasten.model.workload import draw
 
@@ -32,7 +32,7 @@ def main() -> None:
     print("| run | median ratio | 95 % interval | rounds | holds 1 | verdict |\n| --- | --- | --- | --- | --- | --- |")
     for run in range(options.runs):
         workload = draw(loaded.shape, options.rounds, options.images, seed=500 + run, labels=loaded.labels)
-        found = noise_floor(loaded.build, workload, rounds=options.rounds, seed=run)
+        found = noise_floor(loaded.build, workload, Rounds(options.rounds, seed=run))
         assert found.interval is not None, found.reason
         ratio, low, high = found.interval.ratio, found.interval.low, found.interval.high
         runs.append({"ratio": ratio, "low": low, "high": high, "verdict": str(found.verdict), "reason": found.reason})

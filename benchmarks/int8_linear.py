@@ -83,7 +83,7 @@ def main() -> None:
     def told(done: int, rounds: int) -> None:
         print(f"round {done} of {rounds}", end="\r", flush=True)
 
-    compared = pair.compare_many(builders, REFERENCE, workload, ROUNDS, on_round=told)
+    compared = pair.compare_many(builders, REFERENCE, workload, pair.Rounds(ROUNDS, on_round=told))
     exact = torch.cat(compared["float32"].samples_b)
     rows: dict[str, Any] = {}
     for name, found in compared.items():

@@ -330,7 +330,9 @@ def main() -> None:
     def on_round(done: int, rounds: int) -> None:
         print(f"round {done} of {rounds}", file=sys.stderr, flush=True)
 
-    comparisons = pair.compare_many(builders, REFERENCE, workload, options.rounds, seed=SEED, on_round=on_round)
+    comparisons = pair.compare_many(
+        builders, REFERENCE, workload, pair.Rounds(options.rounds, seed=SEED, on_round=on_round)
+    )
     goal = plans.build(loaded, Plan((Runtime("float32", 1), Sampler("unipc", 100, "logsnr"))))
     converged = torch.cat([goal.sample(case) for case in workload.cases])
     rows = [row(REFERENCE, "a", next(iter(comparisons.values())), converged)]

@@ -18,7 +18,7 @@ import torch
 
 from hasten.measure import device, pair
 from hasten.measure.clock import Clock
-from hasten.measure.pair import Comparison, compare
+from hasten.measure.pair import Comparison, Rounds, compare
 from hasten.measure.stats import Verdict
 
 RUNS = 200
@@ -122,11 +122,7 @@ def run(world: World, ratio: float, rounds: int, seed: int, narrow: float | None
         world.builder("baseline", 0.1),
         world.builder("candidate", 0.1 * ratio),
         Load(),
-        rounds,
-        0,
-        seed,
-        clock=world.clock,
-        narrow=narrow,
+        Rounds(rounds, 0, seed, clock=world.clock, narrow=narrow),
     )
 
 

@@ -100,8 +100,7 @@ def speeds(dense: Source, folder: Path, tell: Tell) -> dict[str, pair.Comparison
             lambda plan=plan: plans.build(dense, plan),  # type: ignore[misc]
             lambda plan=plan: plans.build(sparse, plan),  # type: ignore[misc]
             draw(dense.shape, 1, 16, 0, dense.labels),
-            rounds=FEWEST_ROUNDS,
-            clock=Clock(dense.device),
+            pair.Rounds(FEWEST_ROUNDS, clock=Clock(dense.device)),
         )
     return found
 

@@ -119,87 +119,72 @@ class _Runner:
         return {o.round: o.seconds for o in self.log if o.plan == self.name and o.seconds is not None}
 
 
-def compare(
-    build_a: Builder,
-    build_b: Builder,
-    workload: Workload,
-    rounds: int = 15,
-    warmup: int = 1,
-    seed: int = 0,
-    stop: Callable[[], bool] | None = None,
-    on_round: Callable[[int, int], None] | None = None,
-    clock: Clock | None = None,
-    narrow: float | None = None,
-) -> Comparison:
+@dataclass(frozen=True)
+class Rounds:
+    """How long plans are timed, and on which clock.
+
+    ``most`` rounds, after ``warmup`` samples of the first case by each plan, in orders drawn by ``seed``; none is begun
+    once ``stop()`` says so, nor, after the ninth, once every ratio's interval reaches no further than ``narrow`` (0.05
+    is 5 %) from it.  ``on_round(done, most)`` is called after each.  ``clock`` is that of the device that the plans run
+    on, the host's by default.
+    """
+
+    most: int = 15
+    warmup: int = 1
+    seed: int = 0
+    stop: Callable[[], bool] | None = None
+    on_round: Callable[[int, int], None] | None = None
+    clock: Clock | None = None
+    narrow: float | None = None
+
+
+FIFTEEN, NINE = Rounds(), Rounds(FEWEST_ROUNDS)
+
+
+def compare(build_a: Builder, build_b: Builder, workload: Workload, rounds: Rounds = FIFTEEN) -> Comparison:
     """:func:`compare_many` of two: ``build_a`` makes the plan ``"baseline"``, ``build_b`` the ``"candidate"``."""
-    builders = {"baseline": build_a, "candidate": build_b}
-    return compare_many(builders, "baseline", workload, rounds, warmup, seed, stop, on_round, clock, narrow)[
-        "candidate"
-    ]
+    return compare_many({"baseline": build_a, "candidate": build_b}, "baseline", workload, rounds)["candidate"]
 
 
-def noise_floor(
-    build_a: Builder,
-    workload: Workload,
-    rounds: int = FEWEST_ROUNDS,
-    warmup: int = 1,
-    seed: int = 0,
-    stop: Callable[[], bool] | None = None,
-    on_round: Callable[[int, int], None] | None = None,
-    clock: Clock | None = None,
-    narrow: float | None = None,
-) -> Comparison:
+def noise_floor(build: Builder, workload: Workload, rounds: Rounds = NINE) -> Comparison:
     """An A/A run: the baseline, built twice, against itself.  How far its interval reaches is what noise alone does."""
-    builders = {"baseline": build_a, "baseline again": build_a}
-    result = compare_many(builders, "baseline", workload, rounds, warmup, seed, stop, on_round, clock, narrow)
-    return result["baseline again"]
+    twice = {"baseline": build, "baseline again": build}
+    return compare_many(twice, "baseline", workload, rounds)["baseline again"]
 
 
 def compare_many(
-    builders: Mapping[str, Builder],
-    reference: str,
-    workload: Workload,
-    rounds: int = 15,
-    warmup: int = 1,
-    seed: int = 0,
-    stop: Callable[[], bool] | None = None,
-    on_round: Callable[[int, int], None] | None = None,
-    clock: Clock | None = None,
-    narrow: float | None = None,
+    builders: Mapping[str, Builder], reference: str, workload: Workload, rounds: Rounds = FIFTEEN
 ) -> dict[str, Comparison]:
     """Measure all plans in the same rounds, each against the plan ``reference``.
 
-    Round r takes case r modulo their number; ``warmup`` samples of the first case come before.  ``on_round(done,
-    rounds)`` is called after each.  A plan that fails to build or to sample, or whose samples aren't finite or have
-    another shape than the reference's, drops out with its reason and the others go on; without the reference all ends.
-    No round is begun once ``stop()`` says so, nor, after the ninth, once every ratio's interval
-    reaches no further than ``narrow`` (0.05 is 5 %) from it.  Raises ValueError for a workload without cases or
-    an unknown reference.  ``clock`` is that of the device that the plans run on, the host's by default.
+    Round r takes case r modulo their number.  A plan that fails to build or to sample, or whose samples aren't finite
+    or have another shape than the reference's, drops out with its reason and the others go on; without the reference
+    all ends.  Raises ValueError for a workload without cases or an unknown reference.
     """
     cases = list(workload.cases)
     if not cases or reference not in builders:
         raise ValueError("a comparison needs a case and a reference that is among its builders")
-    clock = clock or Clock()
+    clock, stop, order_of = rounds.clock or Clock(), rounds.stop, random.Random(rounds.seed)  # noqa: S311
     images, log, mhz = workload.images_per_case, list[Observation](), list[float]()
     runners = {name: _Runner(name, log) for name in builders}
     for name, runner in runners.items():
-        _prepare(runner, builders[name], cases[0], warmup, images, clock)
+        _prepare(runner, builders[name], cases[0], rounds.warmup, images, clock)
     with settled():
-        for round_, order in enumerate(orders(list(builders), reference, rounds, random.Random(seed))):  # noqa: S311
+        for round_, order in enumerate(orders(list(builders), reference, rounds.most, order_of)):
             alive = [runners[name] for name in order if runners[name].failure is None]
             late = stop is not None and stop()
-            if runners[reference].failure or len(alive) < 2 or late or _known(alive, runners[reference], narrow):
+            if runners[reference].failure or len(alive) < 2 or late or _known(alive, runners[reference], rounds.narrow):
                 break
             case = round_ % len(cases)
             for runner in alive:
                 _sample(runner, cases[case], case, round_, images, clock)
             _check_samples(runners[reference], alive, case, round_, images)
             mhz += [found for found in [device.clock_mhz(clock.device)] if found is not None]  # while it is still busy
-            if on_round:
-                on_round(round_ + 1, rounds)
+            if rounds.on_round:
+                rounds.on_round(round_ + 1, rounds.most)
     others = [name for name in builders if name != reference]
     clock_mhz = (mhz[0], mhz[-1]) if mhz else None
-    return {name: _comparison(runners[reference], runners[name], rounds, clock, clock_mhz) for name in others}
+    return {name: _comparison(runners[reference], runners[name], rounds.most, clock, clock_mhz) for name in others}
 
 
 def _known(alive: list[_Runner], reference: _Runner, narrow: float | None) -> bool:

@@ -176,11 +176,9 @@ def _tried(run: Run, proposals: list[Proposal]) -> list[Engine]:
             {name: partial(build, name) for name in names},
             eager.name,
             run.workload(SEARCH, 1),
-            rounds,
-            seed=run.seed,
-            stop=lambda: done >= at_least and late(),
-            on_round=on_round,
-            clock=run.clock,
+            pair.Rounds(
+                rounds, seed=run.seed, stop=lambda: done >= at_least and late(), on_round=on_round, clock=run.clock
+            ),
         )
         seconds: dict[str, tuple[float, ...]] = {}
         for name, each in comparisons.items():

@@ -113,12 +113,7 @@ def _measure(
         builders,
         "baseline",
         workload,
-        ROUNDS,
-        seed=run.seed,
-        stop=stop,
-        on_round=on_round,
-        clock=run.clock,
-        narrow=NARROW,
+        pair.Rounds(ROUNDS, seed=run.seed, stop=stop, on_round=on_round, clock=run.clock, narrow=NARROW),
     )
     run.warnings += next(iter(comparisons.values())).warnings
     measured: list[Confirmed] = []
@@ -201,11 +196,13 @@ def attribute(
         builders,
         "candidate",
         run.workload(CONFIRM, FEWEST_ROUNDS, max(images, 1)),
-        rounds=FEWEST_ROUNDS,
-        seed=run.seed + 1,
-        stop=run.stopped,
-        clock=run.clock,
-        on_round=lambda done, rounds: run.say("attribute", f"round {done} of {rounds}: techniques removed"),
+        pair.Rounds(
+            FEWEST_ROUNDS,
+            seed=run.seed + 1,
+            stop=run.stopped,
+            clock=run.clock,
+            on_round=lambda done, rounds: run.say("attribute", f"round {done} of {rounds}: techniques removed"),
+        ),
     )
     rows = []
     for technique in winner.techniques:

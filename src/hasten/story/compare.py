@@ -267,11 +267,13 @@ def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> C
         workers(asked, "baseline"),
         workers(asked, "candidate"),
         Timed(asked.workload(rounds, images, 1).cases, asked.timed_images(images)),
-        rounds,
-        seed=asked.seed,
-        stop=lambda: done >= min(FEWEST_ROUNDS, rounds) and late(),
-        on_round=on_round,
-        clock=asked.deadline.clock,
+        pair.Rounds(
+            rounds,
+            seed=asked.seed,
+            stop=lambda: done >= min(FEWEST_ROUNDS, rounds) and late(),
+            on_round=on_round,
+            clock=asked.deadline.clock,
+        ),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from hasten.measure import clock as clocks
 from hasten.measure import device
 from hasten.measure.clock import Clock
-from hasten.measure.pair import compare
+from hasten.measure.pair import Rounds, compare
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -114,7 +114,7 @@ def test_on_cuda_each_plan_has_its_own_peak_and_frequencies_are_noted(monkeypatc
     gpu.mhz = [1980, 1900, 1500]
     clock = Clock("cuda", read_ns=lambda: gpu.ns)
     before = gpu.synchronized
-    found = compare(gpu.builder(1000, 50), gpu.builder(300, 70), Load(), rounds=9, clock=clock)
+    found = compare(gpu.builder(1000, 50), gpu.builder(300, 70), Load(), Rounds(9, clock=clock))
     assert {o.plan: o.peak_bytes for o in found.observations} == {"baseline": 1050, "candidate": 370}
     assert gpu.synchronized - before == 2 * 18
     assert found.clock_mhz == (1980.0, 1500.0)
@@ -127,6 +127,6 @@ def test_a_gpu_that_does_not_tell_its_frequency_is_measured_all_the_same(monkeyp
 
     gpu = Gpu(monkeypatch)
     monkeypatch.setattr(torch.cuda, "clock_rate", missing)
-    found = compare(gpu.builder(1, 1), gpu.builder(1, 1), Load(), rounds=9, clock=Clock("cuda", lambda: gpu.ns))
+    found = compare(gpu.builder(1, 1), gpu.builder(1, 1), Load(), Rounds(9, clock=Clock("cuda", lambda: gpu.ns)))
     assert found.clock_mhz is None
     assert found.warnings == ()

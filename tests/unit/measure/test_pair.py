@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hasten.measure.clock import Clock
-from hasten.measure.pair import compare, compare_many, noise_floor
-from hasten.measure.stats import Verdict
+from hasten.measure.pair import Rounds, compare, compare_many, noise_floor
+from hasten.measure.stats import FEWEST_ROUNDS, Verdict
 
 
 @dataclass
@@ -57,7 +57,7 @@ def machine():
 
 def test_a_faster_candidate(machine):
     build_a, build_b = machine.builder("a", 2.0, build_seconds=3.0), machine.builder("b", 0.5, build_seconds=60.0)
-    found = compare(build_a, build_b, Load(), warmup=2, clock=machine.clock)
+    found = compare(build_a, build_b, Load(), Rounds(warmup=2, clock=machine.clock))
     assert (found.interval.ratio, found.interval.low, found.interval.high) == pytest.approx((0.25, 0.25, 0.25))
     assert found.interval.n == 15
     assert found.interval.inverse().ratio == pytest.approx(4.0)
@@ -72,13 +72,13 @@ def test_a_faster_candidate(machine):
 
 
 def test_a_slower_candidate(machine):
-    found = compare(machine.builder("a", 1.0), machine.builder("b", 1.05), Load(), clock=machine.clock)
+    found = compare(machine.builder("a", 1.0), machine.builder("b", 1.05), Load(), Rounds(clock=machine.clock))
     assert found.verdict is Verdict.SLOWER
     assert found.interval.ratio == pytest.approx(1.05)
 
 
 def test_rounds_are_outermost_paired_on_the_case_and_shuffled(machine):
-    compare(machine.builder("a", 1.0), machine.builder("b", 1.0), Load(), rounds=30, warmup=0, clock=machine.clock)
+    compare(machine.builder("a", 1.0), machine.builder("b", 1.0), Load(), Rounds(30, warmup=0, clock=machine.clock))
     rounds = [machine.sampled[i : i + 2] for i in range(0, 60, 2)]
     for number, pair in enumerate(rounds):
         assert {name for name, _ in pair} == {"a", "b"}
@@ -90,7 +90,7 @@ def test_rounds_are_outermost_paired_on_the_case_and_shuffled(machine):
 def test_the_seed_sets_the_order_and_observations_keep_it(machine):
     def order(seed):
         other = Machine()
-        found = compare(other.builder("a", 1.0), other.builder("b", 1.0), Load(), seed=seed, clock=other.clock)
+        found = compare(other.builder("a", 1.0), other.builder("b", 1.0), Load(), Rounds(seed=seed, clock=other.clock))
         return [(o.plan, o.round, o.case) for o in found.observations]
 
     assert order(1) == order(1)
@@ -102,7 +102,9 @@ def test_the_seed_sets_the_order_and_observations_keep_it(machine):
 def test_pairing_cancels_a_machine_that_slows_down(machine):
     """Time per sample grows by 4 % from one sample to the next; the ratio of means over halves would be off by far."""
     slow = lambda scale: lambda _, __: scale * 1.04 ** len(machine.sampled)  # noqa: E731
-    found = compare(machine.builder("a", slow(1.0)), machine.builder("b", slow(0.1)), Load(), clock=machine.clock)
+    found = compare(
+        machine.builder("a", slow(1.0)), machine.builder("b", slow(0.1)), Load(), Rounds(clock=machine.clock)
+    )
     assert found.interval.ratio == pytest.approx(0.1, rel=0.05)
     assert found.interval.low <= 0.1 <= found.interval.high
     assert found.verdict is Verdict.FASTER  # a machine that varies twofold doesn't hide a factor of ten
@@ -112,7 +114,7 @@ def test_a_small_difference_on_a_noisy_machine_is_undecided_and_says_why(machine
     noise = np.random.default_rng(0).permutation(np.linspace(0.8, 1.2, 15))
     load = lambda scale: lambda made, _: scale * noise[made]  # noqa: E731
     found = compare(
-        machine.builder("a", load(1.0)), machine.builder("b", load(0.95)), Load(), 15, 0, clock=machine.clock
+        machine.builder("a", load(1.0)), machine.builder("b", load(0.95)), Load(), Rounds(15, 0, clock=machine.clock)
     )
     assert found.interval.high < 1.0
     assert found.verdict is Verdict.UNDECIDED
@@ -122,7 +124,7 @@ def test_a_small_difference_on_a_noisy_machine_is_undecided_and_says_why(machine
 def test_a_baseline_against_itself_is_undecided(machine):
     noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(1000))
     build = machine.builder("a", lambda _, __: noise[len(machine.sampled)])
-    found = noise_floor(build, Load(), clock=machine.clock)
+    found = noise_floor(build, Load(), Rounds(FEWEST_ROUNDS, clock=machine.clock))
     assert found.verdict is Verdict.UNDECIDED
     assert "holds 1" in found.reason
     assert found.interval.n == 9
@@ -133,12 +135,12 @@ def test_a_baseline_against_itself_is_undecided(machine):
 def test_the_noise_floor_builds_twice(machine):
     built = []
     inner = machine.builder("a", 1.0)
-    noise_floor(lambda: built.append(1) or inner(), Load(), clock=machine.clock)
+    noise_floor(lambda: built.append(1) or inner(), Load(), Rounds(FEWEST_ROUNDS, clock=machine.clock))
     assert len(built) == 2
 
 
 def test_fewer_than_nine_rounds_decide_nothing(machine):
-    found = compare(machine.builder("a", 2.0), machine.builder("b", 0.1), Load(), rounds=8, clock=machine.clock)
+    found = compare(machine.builder("a", 2.0), machine.builder("b", 0.1), Load(), Rounds(8, clock=machine.clock))
     assert found.verdict is Verdict.UNDECIDED
     assert found.reason == "too few rounds: 8, at least 9 are needed"
     assert found.interval.ratio == pytest.approx(0.05)
@@ -150,9 +152,11 @@ def test_a_stop_ends_between_rounds(machine):
         machine.builder("a", 2.0),
         machine.builder("b", 1.0),
         Load(),
-        stop=lambda: machine.clock.now() > 3.0 + 10 * 3.0 - 0.1,  # warm-up, ten whole rounds
-        on_round=lambda done, rounds: told.append((done, rounds)),
-        clock=machine.clock,
+        Rounds(
+            stop=lambda: machine.clock.now() > 3.0 + 10 * 3.0 - 0.1,  # warm-up, ten whole rounds
+            on_round=lambda done, rounds: told.append((done, rounds)),
+            clock=machine.clock,
+        ),
     )
     assert found.interval.n == 10
     assert found.verdict is Verdict.FASTER
@@ -163,16 +167,18 @@ def test_a_stop_ends_between_rounds(machine):
 
 def test_a_stop_that_leaves_too_few_rounds_or_none(machine):
     builders = machine.builder("a", 2.0), machine.builder("b", 1.0)
-    found = compare(*builders, Load(), stop=lambda: machine.clock.now() > 11.5, clock=machine.clock)
+    found = compare(*builders, Load(), Rounds(stop=lambda: machine.clock.now() > 11.5, clock=machine.clock))
     assert found.reason == "too few rounds: 3, at least 9 are needed, the time was up before the other 12"
-    found = compare(*builders, Load(), stop=lambda: True, clock=machine.clock)
+    found = compare(*builders, Load(), Rounds(stop=lambda: True, clock=machine.clock))
     assert found.interval is None
     assert found.verdict is Verdict.UNDECIDED
     assert found.reason.startswith("too few rounds: 0")
 
 
 def test_rounds_end_once_the_ratio_is_known(machine):
-    found = compare(machine.builder("a", 2.0), machine.builder("b", 1.0), Load(), clock=machine.clock, narrow=0.01)
+    found = compare(
+        machine.builder("a", 2.0), machine.builder("b", 1.0), Load(), Rounds(clock=machine.clock, narrow=0.01)
+    )
     assert found.interval.n == 9
     assert found.verdict is Verdict.FASTER
 
@@ -181,7 +187,7 @@ def test_a_builder_that_fails_is_recorded(machine):
     def broken():
         raise RuntimeError("no kernel for this layout\nand a long story")
 
-    found = compare(machine.builder("a", 1.0), broken, Load(), clock=machine.clock)
+    found = compare(machine.builder("a", 1.0), broken, Load(), Rounds(clock=machine.clock))
     assert found.verdict is Verdict.UNDECIDED
     assert found.interval is None
     assert found.reason == "candidate failed: RuntimeError: no kernel for this layout"
@@ -198,7 +204,9 @@ def test_a_sampler_that_fails_in_a_round_is_recorded_and_what_was_measured_stays
             raise MemoryError
         return torch.zeros(4, 1, 2, 2)
 
-    found = compare(machine.builder("a", 1.0), machine.builder("b", 0.5, sample=third), Load(), clock=machine.clock)
+    found = compare(
+        machine.builder("a", 1.0), machine.builder("b", 0.5, sample=third), Load(), Rounds(clock=machine.clock)
+    )
     assert found.verdict is Verdict.UNDECIDED
     assert found.reason == "candidate failed: MemoryError"
     assert [(o.round, o.case) for o in found.observations if o.failure] == [(2, 2)]
@@ -215,7 +223,7 @@ def test_a_sampler_that_fails_in_a_round_is_recorded_and_what_was_measured_stays
 )
 def test_fewer_or_broken_samples_are_no_speed(machine, sample, reason):
     fast = machine.builder("b", 0.1, sample=lambda made, case: sample)
-    found = compare(machine.builder("a", 1.0), fast, Load(), clock=machine.clock)
+    found = compare(machine.builder("a", 1.0), fast, Load(), Rounds(clock=machine.clock))
     assert found.verdict is Verdict.UNDECIDED
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(found.reason)
@@ -223,20 +231,20 @@ def test_fewer_or_broken_samples_are_no_speed(machine, sample, reason):
 
 
 def test_a_sample_too_short_to_time_is_a_failure_with_its_reason(machine):
-    found = compare(machine.builder("a", 1.0), machine.builder("b", 1e-9), Load(), clock=machine.clock)
+    found = compare(machine.builder("a", 1.0), machine.builder("b", 1e-9), Load(), Rounds(clock=machine.clock))
     assert "candidate failed: TooShort: a sample took 0.0 us, the timer" in found.reason
 
 
 def test_the_clocks_own_share_of_the_shorter_sample_is_told(machine):
     machine.clock.overhead_seconds = 1e-3
-    found = compare(machine.builder("a", 2.0), machine.builder("b", 0.5), Load(), clock=machine.clock)
+    found = compare(machine.builder("a", 2.0), machine.builder("b", 0.5), Load(), Rounds(clock=machine.clock))
     assert found.clock_overhead == pytest.approx(0.002)
     assert found.warnings == ()
 
 
 def test_a_coarse_timer_is_named_through_a_comparison(machine):
     machine.clock.tick_seconds, machine.clock.shortest_seconds = 0.01, 2.0
-    found = compare(machine.builder("a", 3.0), machine.builder("b", 1.0), Load(), clock=machine.clock)
+    found = compare(machine.builder("a", 3.0), machine.builder("b", 1.0), Load(), Rounds(clock=machine.clock))
     assert found.reason.startswith("candidate failed: TooShort: a sample took 1000000.0 us, the timer is too coarse")
 
 
@@ -245,15 +253,17 @@ def test_ctrl_c_is_not_swallowed(machine):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(machine.builder("a", 1.0), machine.builder("b", 1.0, sample=interrupt), Load(), clock=machine.clock)
+        compare(
+            machine.builder("a", 1.0), machine.builder("b", 1.0, sample=interrupt), Load(), Rounds(clock=machine.clock)
+        )
     with pytest.raises(KeyboardInterrupt):
-        compare(machine.builder("a", 1.0), interrupt, Load(), clock=machine.clock)
+        compare(machine.builder("a", 1.0), interrupt, Load(), Rounds(clock=machine.clock))
 
 
 def test_the_first_samples_of_each_case_are_kept_by_case(machine):
     made = lambda made, case: torch.full((4, 1, 2, 2), 10.0 * made + case)  # noqa: E731
     found = compare(
-        machine.builder("a", 1.0, sample=made), machine.builder("b", 1.0), Load(), warmup=1, clock=machine.clock
+        machine.builder("a", 1.0, sample=made), machine.builder("b", 1.0), Load(), Rounds(warmup=1, clock=machine.clock)
     )
     assert [sample[0, 0, 0, 0].item() for sample in found.samples_a] == [20.0, 31.0, 42.0]
     assert [sample[0, 0, 0, 0].item() for sample in found.samples_b] == [0.0, 1.0, 2.0]
@@ -269,7 +279,7 @@ def test_many_plans_share_their_rounds_and_a_failing_one_drops_out(machine):
         "without int8": machine.builder("without int8", 1.6),
         "broken": broken,
     }
-    found = compare_many(builders, "winner", Load(), rounds=9, warmup=0, clock=machine.clock)
+    found = compare_many(builders, "winner", Load(), Rounds(9, warmup=0, clock=machine.clock))
     assert list(found) == ["without sampler", "without int8", "broken"]
     assert found["without sampler"].interval.ratio == pytest.approx(6.0)
     assert found["without int8"].interval.ratio == pytest.approx(1.6)
@@ -288,7 +298,7 @@ def test_without_the_reference_all_ends(machine):
         raise RuntimeError("gone")
 
     builders = {name: machine.builder(name, 1.0, sample=dies if name == "a" else None) for name in "abc"}
-    found = compare_many(builders, "a", Load(), warmup=0, clock=machine.clock)
+    found = compare_many(builders, "a", Load(), Rounds(warmup=0, clock=machine.clock))
     assert {one.reason for one in found.values()} == {"a failed: RuntimeError: gone"}
     assert Counter(name for name, _ in machine.sampled)["b"] <= 1
 
@@ -314,5 +324,5 @@ def test_real_time_on_this_machine():
             return torch.from_numpy(x)
 
     clock = Clock(read_ns=time.thread_time_ns)
-    found = compare(lambda: Works(40), lambda: Works(20), Load(), rounds=15, clock=clock)
+    found = compare(lambda: Works(40), lambda: Works(20), Load(), Rounds(15, clock=clock))
     assert found.interval.ratio == pytest.approx(0.5, abs=0.15)
