@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from hasten.data import emoji
+from hasten.environment import environment
 from hasten.files import write_text
 from hasten.measure import quality
 from hasten.model import source as sources
@@ -58,7 +59,8 @@ def main(old: str, new: str) -> None:
                 flush=True,
             )
     hashes = {name: source.weight_hash for name, source in sides.items()}
-    write_text(RESULT, json.dumps({"weights": hashes, "samples": SAMPLES, "rows": rows}, indent=1) + "\n")
+    result = {"weights": hashes, "samples": SAMPLES, "rows": rows, "environment": environment()}
+    write_text(RESULT, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

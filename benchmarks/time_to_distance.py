@@ -26,6 +26,7 @@ from hasten.data import emoji
 from hasten.data.array import Data
 from hasten.diffusion import schedule, solvers
 from hasten.diffusion.schedule import Schedule
+from hasten.environment import environment
 from hasten.files import replacing, write_text
 from hasten.measure import distance, quality
 from hasten.model import bundled
@@ -108,7 +109,8 @@ def table(plain_folder: Path, run: Path) -> None:
         row["plain_steps"] = min(better) if better else None
         last = max((each["step"] for each in rows if each["side"] == "plain"), default=0)
         row["steps_ratio_at_least"] = (row["plain_steps"] or last) / row["step"]
-    write_text(RESULT, json.dumps({"rows": rows, "samples": SAMPLES, "evaluations": EVALUATIONS}, indent=1) + "\n")
+    result = {"rows": rows, "samples": SAMPLES, "evaluations": EVALUATIONS, "environment": environment()}
+    write_text(RESULT, json.dumps(result, indent=1) + "\n")
     print(json.dumps(ours, indent=1))
 
 

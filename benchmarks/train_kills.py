@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from hasten.environment import environment
 from hasten.files import write_text
 from hasten.train import loop, recipe, state
 
@@ -93,7 +94,7 @@ def main() -> None:
             different += not same(out, straight)
     result = {
         "kills": kills, "in_a_save": in_save, "runs": runs, "lost": lost, "unreadable": unreadable,
-        "ends_that_differ": different,
+        "ends_that_differ": different, "environment": environment(),
     }  # fmt: skip
     print(result)
     write_text(RESULT, json.dumps(result, indent=1) + "\n")
