@@ -28,10 +28,11 @@ from hasten.search import factorised
 from hasten.search.factorised import Trial
 from hasten.search.loop import search
 from hasten.search.space import ALL, Point, Space, key, point
-from hasten.stages import engines, trials
-from hasten.stages.run import SEARCH, Run
-from hasten.stages.trials import SEARCH_IMAGES
 from hasten.story.optimize import read_reference
+from hasten.story.stages import trials
+from hasten.story.stages import ways as engines
+from hasten.story.stages.run import SEARCH, Run
+from hasten.story.stages.trials import SEARCH_IMAGES
 
 RESULT = Path(__file__).parent / "results" / "search_cost.json"
 STEPS = (6, 7, 8, 9, 10)
@@ -75,7 +76,7 @@ def prepared(out: Path, seed: int) -> tuple[Space, Measured]:
 
 def compared(space: Space, measured: Measured, out: Path, budget: float) -> dict[str, Any]:
     """The search at one budget against all points."""
-    cells = [point(c.engine, table, n, ALL) for c in space.costs for table in space.tables for n in space.steps]
+    cells = [point(c.way, table, n, ALL) for c in space.costs for table in space.tables for n in space.steps]
     everything = [Trial(each, measured(each)) for each in cells]
     whole = sum(SEARCH_IMAGES * each["steps"] for each in cells)
     least = factorised.best(space, everything, budget)
@@ -85,7 +86,7 @@ def compared(space: Space, measured: Measured, out: Path, budget: float) -> dict
     def stop(done: list[Trial]) -> bool:
         found = factorised.best(space, done, budget)
         decided.append(
-            (measured.cost, space.cost(found[0].point["engine"], found[0].point["steps"])[1] if found else None)
+            (measured.cost, space.cost(found[0].point["way"], found[0].point["steps"])[1] if found else None)
         )
         return measured.cost > 0.1 * whole
 
@@ -93,7 +94,7 @@ def compared(space: Space, measured: Measured, out: Path, budget: float) -> dict
     history.unlink(missing_ok=True)
     done = search(space, measured, history, stop, budget)
     found = factorised.best(space, done, budget)
-    seconds = [space.cost(t[0].point["engine"], t[0].point["steps"])[1] if t else None for t in (least, found)]
+    seconds = [space.cost(t[0].point["way"], t[0].point["steps"])[1] if t else None for t in (least, found)]
     ratio = None if None in seconds else seconds[1] / seconds[0]  # type: ignore[operator]
     first = next((cost for cost, value in decided if ratio is not None and value == seconds[1]), None)
     return {
@@ -117,7 +118,7 @@ def main() -> None:
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             space, measured = prepared(Path(folder), seed)
-            slowest = replace(space, costs=space.costs[-1:], ranked_on=space.costs[-1].engine)
+            slowest = replace(space, costs=space.costs[-1:], ranked_on=space.costs[-1].way)
             costs.append([vars(cost) for cost in space.costs])
             for searched, budget in product((space, slowest), BUDGETS):
                 rows.append({"seed": seed} | compared(searched, measured, Path(folder), budget))

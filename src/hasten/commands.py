@@ -25,10 +25,10 @@ from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.model.workload import Case, draw
 from hasten.report import profile_page
-from hasten.stages.run import Progress
 from hasten.story import compare as comparing
 from hasten.story import optimize as story
 from hasten.story import profile as profiling
+from hasten.story.stages.run import Progress
 
 
 def optimize(

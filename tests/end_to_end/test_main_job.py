@@ -73,8 +73,8 @@ def test_figures_come_from_the_observations(run: Path) -> None:
 
 def test_search_and_confirmation_share_no_noise() -> None:
     from hasten.model.workload import draw
-    from hasten.stages.finals import ROUNDS
-    from hasten.stages.run import CONFIRM, REFERENCE, SEARCH
+    from hasten.story.stages.finals import ROUNDS
+    from hasten.story.stages.run import CONFIRM, REFERENCE, SEARCH
 
     seeds = [case.seed for seed in (0, 1) for p in (SEARCH, CONFIRM, REFERENCE)
              for case in draw((1,), ROUNDS, 1, seed * 10 + p).cases]  # fmt: skip

@@ -2,8 +2,8 @@
 
 Samplers are ranked by successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): all of them at one number of
 evaluations by drift from converged samples on a few images, which hardly varies with the images; the best, there and at
-other numbers, by drift and loss on more of them.  Two are judged on all search cases with the engine that is asked
-about.  Costs are known beforehand and errors fall with evaluations, so of each engine only the fewest evaluations
+other numbers, by drift and loss on more of them.  Two are judged on all search cases with the way that is asked
+about.  Costs are known beforehand and errors fall with evaluations, so of each way only the fewest evaluations
 within the budget matter: a bisection, and no cell that costs more than the best one so far.  Where that ends, twice as
 many samplers get their chance.  What time is left goes to the rest of the front, more evaluations for less loss.
 """
@@ -40,7 +40,7 @@ class Trial:
         return self.judged and self.measured["worst"] <= budget
 
 
-Cell = tuple[str, int]  # an engine and a number of evaluations
+Cell = tuple[str, int]  # a way and a number of evaluations
 Table = tuple[str, str]  # a solver and a time grid
 
 
@@ -58,7 +58,7 @@ def ask(space: Space, history: Sequence[Trial], budget: float) -> Point | None:
 def best(space: Space, history: Sequence[Trial], budget: float) -> list[Trial]:
     """Trials within the budget, the cheapest first; of equal costs the one of least drift."""
     held = [trial for trial in history if space.holds(trial.point) and trial.within(budget)]
-    return sorted(held, key=lambda t: (*space.cost(t.point["engine"], t.point["steps"]), -t.measured["drift_db"]))
+    return sorted(held, key=lambda t: (*space.cost(t.point["way"], t.point["steps"]), -t.measured["drift_db"]))
 
 
 def front(trials: Sequence[Trial], costs: Callable[[Trial], tuple[float, ...]]) -> list[Trial]:
@@ -95,16 +95,16 @@ def _wanted(space: Space, known: dict[str, Trial], budget: float) -> Iterator[tu
         held = [space.cost(*cell) for cell, within in decided.items() if within]
         open_cells = []
         for cost in space.costs:
-            failed = max((n for n in space.steps if decided[cost.engine, n] is False), default=0)
-            enough = min((n for n in space.steps if decided[cost.engine, n]), default=None)
+            failed = max((n for n in space.steps if decided[cost.way, n] is False), default=0)
+            enough = min((n for n in space.steps if decided[cost.way, n]), default=None)
             between = [n for n in space.steps if failed < n and (enough is None or n < enough)]
-            between = [n for n in between if not held or space.cost(cost.engine, n) < min(held)]
+            between = [n for n in between if not held or space.cost(cost.way, n) < min(held)]
             if between:
-                open_cells.append((cost.engine, _middle(between, failed, enough)))
+                open_cells.append((cost.way, _middle(between, failed, enough)))
         yield width, sorted(open_cells, key=lambda cell: space.cost(*cell))
-    if held:  # the rest of the front: the winner's evaluations on the other engines, and more of them
+    if held:  # the rest of the front: the winner's evaluations on the other ways, and more of them
         winner = min((cell for cell, within in decided.items() if within), key=lambda cell: space.cost(*cell))
-        others = [(cost.engine, winner[1]) for cost in space.costs]
+        others = [(cost.way, winner[1]) for cost in space.costs]
         yield WIDTHS[0], others + [(winner[0], n) for n in space.steps if n > winner[1]]
 
 
@@ -117,12 +117,12 @@ def _middle(between: list[int], failed: int, enough: int | None) -> int:
 
 def _all_decided(space: Space, known: dict[str, Trial], budget: float, width: int) -> dict[Cell, bool | None]:
     """Whether some sampler of each cell holds the budget; None while that is not known."""
-    cells = [(cost.engine, steps) for cost in space.costs for steps in space.steps]
+    cells = [(cost.way, steps) for cost in space.costs for steps in space.steps]
     return {cell: _decided(space, known, cell, budget, width) for cell in cells}
 
 
 def _decided(space: Space, known: dict[str, Trial], cell: Cell, budget: float, width: int) -> bool | None:
-    judged = [t for t in known.values() if t.point["images"] == ALL and (t.point["engine"], t.point["steps"]) == cell]
+    judged = [t for t in known.values() if t.point["images"] == ALL and (t.point["way"], t.point["steps"]) == cell]
     if any(trial.within(budget) for trial in judged):
         return True
     return False if len(judged) >= min(RUNGS[-1][1] * width, len(space.tables)) else None
@@ -132,7 +132,7 @@ def _next(space: Space, known: dict[str, Trial], cell: Cell, budget: float, widt
     """The next point of a cell: ranking where that is not done, then judging; None when it is decided."""
     if _decided(space, known, cell, budget, width) is not None:
         return None
-    engine, steps = cell
+    way, steps = cell
     going = list(space.tables)
     for at, (images, kept) in zip((_ranked_in_full(known, steps), steps), RUNGS, strict=True):
         trials = {table: known.get(key(point(space.ranked_on, table, at, images))) for table in going}
@@ -141,8 +141,8 @@ def _next(space: Space, known: dict[str, Trial], cell: Cell, budget: float, widt
                 return point(space.ranked_on, table, at, images)
         going = _ordered([trial for trial in trials.values() if trial is not None])[: kept * width]
     for table in going:
-        if key(point(engine, table, steps, ALL)) not in known:
-            return point(engine, table, steps, ALL)
+        if key(point(way, table, steps, ALL)) not in known:
+            return point(way, table, steps, ALL)
     return None
 
 

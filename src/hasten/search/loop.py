@@ -12,7 +12,7 @@ from hasten.files import text_lines, write_text
 from hasten.search.factorised import Trial, ask
 from hasten.search.space import Point, Space
 
-POINT: dict[str, type] = {"engine": str, "solver": str, "grid": str, "steps": int, "images": int}
+POINT: dict[str, type] = {"way": str, "solver": str, "grid": str, "steps": int, "images": int}
 FIGURES = ("worst", "loss", "drift_db", "evaluations")
 LARGEST = 1 << 53
 Evaluate = Callable[[Point], dict[str, Any]]
@@ -59,7 +59,7 @@ def _row(value: Any) -> dict[str, Any]:
         raise ValueError("point and measured are needed")
     known, measured = value["point"], value["measured"]
     if not isinstance(known, dict) or {name: type(known.get(name)) for name in POINT} != POINT:
-        raise ValueError("a point has an engine, a solver, a grid, steps and images")
+        raise ValueError("a point has a way, a solver, a grid, steps and images")
     if not isinstance(measured, dict):
         raise ValueError("measured is no object")
     if measured.get("worst") is not None and measured.get("drift_db") is None:

@@ -1,6 +1,6 @@
 """What is searched: ways to run the network, whose cost is known, and samplers, whose error is to be found.  No torch.
 
-A plan's cost is that of one evaluation on its engine times its evaluations, and its error hardly depends on the engine;
+A plan's cost is that of one evaluation on its way times its evaluations, and its error hardly depends on the way;
 so the space is a product of two short lists, not one long one.
 """
 
@@ -16,20 +16,20 @@ ALL = 0  # "images" of a point that is judged on all search cases
 
 @dataclass(frozen=True)
 class Cost:
-    """An engine: ``figure`` is what the goal minimises whatever the sampler (bytes; 0 where that is time alone), and
-    ``seconds`` what an evaluation takes for one image."""
+    """A way to run the network, known by its plan's hash: ``figure`` is what the goal minimises whatever the sampler
+    (bytes; 0 where that is time alone), and ``seconds`` what an evaluation takes for one image."""
 
-    engine: str
+    way: str
     figure: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class Space:
-    """``costs`` of the engines, the cheapest first; ``ranked_on``: the engine that samplers are ranked on; ``tables``:
+    """``costs`` of the ways, the cheapest first; ``ranked_on``: the way that samplers are ranked on; ``tables``:
     solvers with their time grids, the likeliest first; ``steps``: numbers of evaluations, ascending.
 
-    Raises ValueError when the engine that is ranked on is none of ``costs``.
+    Raises ValueError when the way that is ranked on is none of ``costs``.
     """
 
     costs: tuple[Cost, ...]
@@ -38,26 +38,26 @@ class Space:
     steps: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if self.ranked_on not in {cost.engine for cost in self.costs}:  # or its trials would never count
-            raise ValueError(f"samplers are ranked on {self.ranked_on}, which is none of the engines searched")
+        if self.ranked_on not in {cost.way for cost in self.costs}:  # or its trials would never count
+            raise ValueError(f"samplers are ranked on {self.ranked_on}, which is none of the ways searched")
 
-    def cost(self, engine: str, steps: int) -> tuple[float, float]:
+    def cost(self, way: str, steps: int) -> tuple[float, float]:
         """What is minimised: the goal's figure, then seconds."""
-        cost = next(each for each in self.costs if each.engine == engine)
+        cost = next(each for each in self.costs if each.way == way)
         return cost.figure, cost.seconds * steps
 
     def holds(self, point: Point) -> bool:
         """Whether ``point`` is one of this space."""
         return (
-            point.get("engine") in {cost.engine for cost in self.costs}
+            point.get("way") in {cost.way for cost in self.costs}
             and (point.get("solver"), point.get("grid")) in self.tables
             and point.get("steps") in self.steps
         )
 
 
-def point(engine: str, table: tuple[str, str], steps: int, images: int) -> Point:
-    """A sampler on an engine, and how many images it is judged by (ALL: all search cases)."""
-    return {"engine": engine, "solver": table[0], "grid": table[1], "steps": steps, "images": images}
+def point(way: str, table: tuple[str, str], steps: int, images: int) -> Point:
+    """A sampler on a way, and how many images it is judged by (ALL: all search cases)."""
+    return {"way": way, "solver": table[0], "grid": table[1], "steps": steps, "images": images}
 
 
 def key(point: Point) -> str:

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hasten.stages.run import Run
+from hasten.story.stages.run import Run
 
 BROUGHT = re.compile(r"[\w.]+:[\w.]+")  # the name of features that --features brings
 

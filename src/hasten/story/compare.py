@@ -34,7 +34,7 @@ from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.model.workload import Case, Workload, draw
 from hasten.result import as_rows, speedup
-from hasten.stages import enough
+from hasten.story.stages import enough
 from hasten.subject import Subject, sample_once
 from hasten.train.step import Epoch, TrainStep
 

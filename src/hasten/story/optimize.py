@@ -31,11 +31,12 @@ from hasten.model.weights import shown
 from hasten.report import page
 from hasten.search.factorised import Trial
 from hasten.search.loop import search
-from hasten.stages import engines, finals, trials
-from hasten.stages.engines import CONVERGED, Engine
-from hasten.stages.finals import Confirmed
-from hasten.stages.run import GOALS, REFERENCE, SEARCH, UNTIMED_BATCH, Progress, Run
 from hasten.story import again
+from hasten.story.stages import finals, trials
+from hasten.story.stages import ways as engines
+from hasten.story.stages.finals import Confirmed
+from hasten.story.stages.run import GOALS, REFERENCE, SEARCH, UNTIMED_BATCH, Progress, Run
+from hasten.story.stages.ways import CONVERGED, Engine
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler

@@ -26,19 +26,19 @@ BUDGET = 0.02
 
 
 class World:
-    """Errors by table and count, a little from the engine, and noise where few images tell."""
+    """Errors by table and count, a little from the way, and noise where few images tell."""
 
     def __init__(self, seed: int, noise: float = 0.3, int8: float = 0.004) -> None:
         rng = random.Random(seed)
         self.rng, self.noise = random.Random(seed + 1000), noise
         self.scales = {table: rng.uniform(0.05, 0.25) for table in SPACE.tables}
-        self.engines = {"int8": int8, "fused": 0.0, "float": 0.0}
+        self.ways = {"int8": int8, "fused": 0.0, "float": 0.0}
         self.cost = 0.0
         self.asked: list[Point] = []
 
     def loss(self, where: Point) -> float:
         table = (where["solver"], where["grid"])
-        return self.scales[table] * (6 / where["steps"]) ** 2.5 + self.engines[where["engine"]]
+        return self.scales[table] * (6 / where["steps"]) ** 2.5 + self.ways[where["way"]]
 
     def __call__(self, where: Point) -> dict[str, Any]:
         self.asked.append(where)
@@ -53,8 +53,8 @@ class World:
 
     def exhaustive(self) -> tuple[float, float]:
         """The least seconds within the budget, and what trying everything costs."""
-        cells = [point(c.engine, t, n, ALL) for c in SPACE.costs for t in SPACE.tables for n in STEPS]
-        held = [SPACE.cost(p["engine"], p["steps"])[1] for p in cells if self.loss(p) <= BUDGET]
+        cells = [point(c.way, t, n, ALL) for c in SPACE.costs for t in SPACE.tables for n in STEPS]
+        held = [SPACE.cost(p["way"], p["steps"])[1] for p in cells if self.loss(p) <= BUDGET]
         return min(held), sum(64 * p["steps"] for p in cells)
 
 
@@ -65,7 +65,7 @@ def test_within_five_percent_of_exhaustive_at_a_tenth_of_its_cost(seed: int, tmp
     search(SPACE, world, tmp_path / "h", lambda _: world.cost > 0.1 * whole, BUDGET)
     trials = factorised.best(SPACE, read(tmp_path / "h"), BUDGET)
     assert trials
-    found = SPACE.cost(trials[0].point["engine"], trials[0].point["steps"])[1]
+    found = SPACE.cost(trials[0].point["way"], trials[0].point["steps"])[1]
     assert found <= 1.05 * least
 
 
@@ -89,8 +89,8 @@ def test_a_killed_search_ends_with_the_same_answer(tmp_path: Path) -> None:
     "broken",
     [
         *("[]", "1", "{}", "[" * 100_000, '{"point": {}, "measured": {}}', "\udc80", "a" * (1 << 20)),
-        '{"point": {"engine": [], "solver": "a", "grid": "b", "steps": 1, "images": 0}, "measured": {}}',
-        '{"point": {"engine": "e", "solver": "a", "grid": "b", "steps": true, "images": 0}, "measured": {}}',
+        '{"point": {"way": [], "solver": "a", "grid": "b", "steps": 1, "images": 0}, "measured": {}}',
+        '{"point": {"way": "e", "solver": "a", "grid": "b", "steps": true, "images": 0}, "measured": {}}',
         *(
             f'{{"point": {json.dumps(point("e", ("a", "b"), 1, 0))}, "measured": {measured}}}'
             for measured in ("null", '{"worst": 1}', '{"worst": "x", "drift_db": 1}', '{"worst": NaN, "drift_db": 1}')
@@ -113,7 +113,7 @@ def test_what_fails_or_never_holds_ends_the_search(tmp_path: Path) -> None:
     world.scales = dict.fromkeys(world.scales, 9.0)
     trials = search(SPACE, world, tmp_path / "i", lambda _: False, BUDGET)
     assert factorised.best(SPACE, trials, BUDGET) == []
-    assert {(t.point["engine"], t.point["steps"]) for t in trials if t.judged} >= {(c.engine, 20) for c in SPACE.costs}
+    assert {(t.point["way"], t.point["steps"]) for t in trials if t.judged} >= {(c.way, 20) for c in SPACE.costs}
 
 
 def test_the_front_holds_no_plan_that_another_beats() -> None:
@@ -140,12 +140,12 @@ def test_rank_correlation_is_spearmans(tmp_path: Path) -> None:
 def test_a_goal_of_bytes_is_minimised_before_seconds(tmp_path: Path) -> None:
     space = Space((Cost("small", 1.0, 3.0), Cost("fast", 2.0, 1.0)), "fast", SPACE.tables, STEPS)
     world = World(1)
-    world.engines = {"small": 0.001, "fast": 0.0}
+    world.ways = {"small": 0.001, "fast": 0.0}
     trials = search(space, world, tmp_path / "h", lambda _: False, BUDGET)
-    assert factorised.best(space, trials, BUDGET)[0].point["engine"] == "small"
+    assert factorised.best(space, trials, BUDGET)[0].point["way"] == "small"
 
 
-def test_an_engine_that_is_not_searched_ranks_no_sampler() -> None:
+def test_a_way_that_is_not_searched_ranks_no_sampler() -> None:
     """Its trials would not count, and the same one would be asked for without end."""
-    with pytest.raises(ValueError, match="ranked on slow, which is none of the engines searched"):
+    with pytest.raises(ValueError, match="ranked on slow, which is none of the ways searched"):
         Space((Cost("fast", 0.0, 1.0),), "slow", SPACE.tables, SPACE.steps)

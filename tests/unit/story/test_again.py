@@ -18,8 +18,8 @@ from hasten.data.array import Data
 from hasten.diffusion import schedule
 from hasten.model.source import Source
 from hasten.report import page
-from hasten.stages.run import Run
 from hasten.story import again
+from hasten.story.stages.run import Run
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler

@@ -20,8 +20,9 @@ from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.model.workload import Case
 from hasten.propose import Proposal
-from hasten.stages import engines, run
 from hasten.story import compare
+from hasten.story.stages import run
+from hasten.story.stages import ways as engines
 from hasten.technique.plan import Plan
 from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime

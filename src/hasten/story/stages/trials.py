@@ -15,8 +15,8 @@ from hasten.model.target import Target
 from hasten.search import factorised
 from hasten.search.factorised import Trial
 from hasten.search.space import ALL, Cost, Point, Space
-from hasten.stages.engines import CONVERGED, Engine, faithful, faithful_seconds
-from hasten.stages.run import SEARCH, Run
+from hasten.story.stages.run import SEARCH, Run
+from hasten.story.stages.ways import CONVERGED, Engine, faithful, faithful_seconds
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
@@ -57,7 +57,7 @@ class Bench:
         Drift is from the baseline; on few images, where samplers are ranked, from the model's converged samples: those
         that share the baseline's own error are the nearest to it, and not the best.
         """
-        engine = self.engines[point["engine"]]
+        engine = self.engines[point["way"]]
         sampler = sampler_of(point)
         doing = "judging" if point["images"] == ALL else "ranking"
         self.run.say("search", f"{doing} {', '.join(as_plan(point, self.engines).label)}")
@@ -101,7 +101,7 @@ def sampler_of(point: Point) -> Sampler:
 
 def as_plan(point: Point, engines: dict[str, Engine]) -> Plan:
     """The plan that a point of the search stands for."""
-    return engines[point["engine"]].plan.plus(sampler_of(point))
+    return engines[point["way"]].plan.plus(sampler_of(point))
 
 
 def choose(space: Space, trials: list[Trial], engines: dict[str, Engine], budget: float) -> list[Plan]:
@@ -130,8 +130,8 @@ def cut_off(space: Space, trials: list[Trial], engines: dict[str, Engine], budge
     upcoming, held = factorised.ask(space, trials, budget), factorised.best(space, trials, budget)
     if upcoming is None:
         return []
-    engine = upcoming["engine"]
-    if held and space.cost(engine, upcoming["steps"]) >= space.cost(held[0].point["engine"], held[0].point["steps"]):
+    engine = upcoming["way"]
+    if held and space.cost(engine, upcoming["steps"]) >= space.cost(held[0].point["way"], held[0].point["steps"]):
         return []
     label = ", ".join(as_plan(upcoming, engines).label)
     return [f"the time ended the search before {label}: a longer --time tries that, and what follows from it"]
@@ -141,11 +141,11 @@ def front(trials: list[Trial], engines: dict[str, Engine]) -> list[Trial]:
     """The judged trials that no other one beats in seconds, loss, bytes on disk and, where measured, peak memory."""
 
     def figures(trial: Trial) -> tuple[float, ...]:
-        engine = engines[trial.point["engine"]]
+        engine = engines[trial.point["way"]]
         seconds = engine.median_seconds * trial.point["steps"]
         return seconds, max(trial.measured["worst"], 0.0), engine.weight_bytes or 0, engine.peak_bytes or 0
 
-    return factorised.front([t for t in trials if t.judged and t.point["engine"] in engines], figures)
+    return factorised.front([t for t in trials if t.judged and t.point["way"] in engines], figures)
 
 
 def write_front(folder: Path, trials: list[Trial], engines: dict[str, Engine]) -> None:
@@ -159,7 +159,7 @@ def write_front(folder: Path, trials: list[Trial], engines: dict[str, Engine]) -
 
 def told(trial: Trial, engines: dict[str, Engine]) -> bool:
     """Whether a trial belongs into result.json: it was judged, or failed, on an engine that there still is."""
-    return trial.point["images"] == ALL and trial.point["engine"] in engines
+    return trial.point["images"] == ALL and trial.point["way"] in engines
 
 
 def searched(space: Space, trials: list[Trial]) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def searched(space: Space, trials: list[Trial]) -> dict[str, Any]:
 
 def row(trial: Trial, engines: dict[str, Engine], budget: float, on_front: list[Trial]) -> dict[str, Any]:
     """A judged trial for result.json; seconds are the engine's, measured in pairs, times the evaluations."""
-    engine = engines[trial.point["engine"]]
+    engine = engines[trial.point["way"]]
     plan = as_plan(trial.point, engines)
     file = f"{FRONT}/{on_front.index(trial) + 1}.toml" if trial in on_front else None
     return {

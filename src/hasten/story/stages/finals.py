@@ -17,9 +17,9 @@ from hasten.measure.pair import Comparison
 from hasten.measure.quality import Quality, Reference
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict, median_ratio
 from hasten.model.target import Target
-from hasten.stages import enough
-from hasten.stages.engines import CONVERGED, Engine, faithful, faithful_seconds
-from hasten.stages.run import CONFIRM, MORE, UNTIMED_BATCH, Run
+from hasten.story.stages import enough
+from hasten.story.stages.run import CONFIRM, MORE, UNTIMED_BATCH, Run
+from hasten.story.stages.ways import CONVERGED, Engine, faithful, faithful_seconds
 from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler

@@ -14,7 +14,7 @@ from hasten.measure.features import Features
 from hasten.measure.quality import Quality, Reference
 from hasten.model import source
 from hasten.model.workload import Case, draw
-from hasten.stages import enough
+from hasten.story.stages import enough
 
 DIGITS = torch.from_numpy(digits.load(8).part(held_out=False)[0])
 

@@ -13,8 +13,8 @@ from hasten.errors import BadInput, HastenError
 from hasten.measure.clock import Clock, Deadline
 from hasten.model.workload import Case, draw
 from hasten.propose import Proposal
-from hasten.stages.engines import Engine, closest, keep, kept_in, refuse_slower, try_engines
-from hasten.stages.run import Run
+from hasten.story.stages.run import Run
+from hasten.story.stages.ways import Engine, closest, keep, kept_in, refuse_slower, try_engines
 from hasten.technique.contract import Technique
 from hasten.technique.layout import Layout
 from hasten.technique.plan import Plan

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from hasten.measure import quality
-from hasten.stages import finals
-from hasten.stages.finals import Confirmed, _named, _orders, _share
+from hasten.story.stages import finals
+from hasten.story.stages.finals import Confirmed, _named, _orders, _share
 from hasten.technique.plan import Plan
 from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime

@@ -26,7 +26,7 @@ from hasten.model.workload import Workload
 from hasten.propose import Proposal, Refusal
 from hasten.result import ONCE
 from hasten.runtime import openvino
-from hasten.stages.run import SEARCH, Run
+from hasten.story.stages.run import SEARCH, Run
 from hasten.technique import plan as plans
 from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan

@@ -46,6 +46,7 @@ class Run:
     size_bytes: float | None = None
     preparation_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    checked: set[Plan] = field(default_factory=set)  # networks that answered as the model does
     found: bool = False  # whether a plan was judged, that can be verified when Ctrl-C is pressed
     deadline: Deadline = field(init=False)
 
@@ -94,7 +95,9 @@ class Run:
     def built(self, plan: Plan) -> tuple[Target, int]:
         """The same, and the bytes on disk of the network that the plan runs: a prepared one, or the model's weights."""
         prepared = plans.prepare(self.source)
-        target = plans.build(self.source, plan, prepared)
+        network = plan.without("sampler")[0]
+        target = plans.build(self.source, plan, prepared, batch=0 if network in self.checked else self.images_per_case)
+        self.checked.add(network)
         self.preparation_seconds += prepared.seconds
         if prepared.used:
             return target, sum(path.stat().st_size for path in prepared.used[-1].rglob("*") if path.is_file())
