@@ -22,10 +22,10 @@ from hasten.diffusion.loss import WEIGHTINGS
 from hasten.diffusion.prediction import from_sample
 from hasten.files import write_text
 from hasten.model.folder import unet
-from hasten.train.average import decay_at, update_
-from hasten.train.optimizers import averaged, build, matrices
-from hasten.train.schedules import LearningRate
-from hasten.train.uncertainty import Uncertainty
+from hasten.train.losses.uncertainty import Uncertainty
+from hasten.train.optimizers.catalogue import averaged, build, matrices
+from hasten.train.optimizers.schedules import LearningRate
+from hasten.train.weights.average import decay_at, update_
 
 RESULTS = Path(__file__).parent / "results" / "convergence.json"
 BATCH, SEEDS = 64, (0, 1, 2)

@@ -21,10 +21,12 @@ from unittest import mock
 import numpy as np
 import torch
 
+from hasten.environment import environment
 from hasten.errors import HastenError
 from hasten.files import write_text
-from hasten.train import log, loop, precision, recipe
+from hasten.train import log, loop, recipe
 from hasten.train.run import Run
+from hasten.train.weights import precision
 
 RESULT = Path(__file__).parent / "results" / "train_faults.json"
 STEPS, EACH = 500, 5
@@ -173,7 +175,14 @@ def main() -> None:
     worst = max(abs(row["off"]) for row in finished)
     within = sum(abs(row["off"]) <= 0.02 for row in finished)
     print(f"{len(finished)} of {len(rows)} finished, {within} within 2 %; the furthest is {worst:.1%} off")
-    result = {"clean": clean, "rows": rows, "finished": len(finished), "within": within, "furthest": worst}
+    result = {
+        "clean": clean,
+        "rows": rows,
+        "finished": len(finished),
+        "within": within,
+        "furthest": worst,
+        "environment": environment(),
+    }
     write_text(RESULT, json.dumps(result, indent=1) + "\n")
 
 

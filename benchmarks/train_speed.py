@@ -33,7 +33,7 @@ from hasten.model import source as sources
 from hasten.model.folder import unet
 from hasten.technique.precision import Precision
 from hasten.train import log, loop, recipe, rehearsal
-from hasten.train.autotune import threads_kept
+from hasten.train.memory.autotune import threads_kept
 
 RESULT = Path(__file__).parent / "results" / "train_speed.json"
 CHANNELS = [32, 96, 144]

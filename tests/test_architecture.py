@@ -74,7 +74,7 @@ def test_imports_go_down(path: Path) -> None:
         assert other == mine or LEVEL[other] < LEVEL[mine], f"{path.relative_to(SRC)} imports {other}"
 
 
-@pytest.mark.parametrize("path", (SRC / "train").glob("*/*.py"), ids=lambda path: str(path.relative_to(SRC)))
+@pytest.mark.parametrize("path", sorted((SRC / "train").glob("*/*.py")), ids=lambda path: str(path.relative_to(SRC)))
 def test_the_folders_of_training_stand_under_the_files_beside_them(path: Path) -> None:
     beside = {f"hasten.train.{each.stem}" for each in (SRC / "train").glob("*.py") if each.stem != "__init__"}
     assert not {name for name in imported(path) if name in beside or name.rpartition(".")[0] in beside}

@@ -444,7 +444,7 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
     read = recipes.read(recipe)
     guard.check_memory(read.least_bytes, f"{recipe}: a step of {read.train.batch_size:,} samples")
     if plan:
-        from hasten.train import plan as plans
+        from hasten.train import forecast as plans
 
         with console.progress() as report:
             found = list(plans.measured(read, list(plans.rows(read)), lambda row: report("plan", row, 0.0)))

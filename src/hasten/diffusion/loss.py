@@ -12,7 +12,7 @@ arXiv:2206.00364, table 1) weighs the clean sample's with ``(s^2 + sigma_data^2)
 the output of an EDM network.
 
 ``learned``, uncertainty by noise level (Karras et al. 2024, arXiv:2312.02696, eq. 21), is a loss with parameters of
-its own, on top of ``none``: :class:`hasten.train.uncertainty.Uncertainty`.
+its own, on top of ``none``: :class:`hasten.train.losses.uncertainty.Uncertainty`.
 """
 
 from __future__ import annotations

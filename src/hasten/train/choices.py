@@ -11,8 +11,8 @@ import torch
 from hasten.data.array import Data
 from hasten.data.loader import Batch
 from hasten.model.source import Source
-from hasten.train import autotune, planner
 from hasten.train import run as runs
+from hasten.train.memory import autotune, recompute
 from hasten.train.recipe import Recipe
 from hasten.train.run import Run
 
@@ -35,7 +35,7 @@ def choose(recipe: Recipe, data: Data, source: Source, batch: Batch) -> dict[str
         choices |= {"setting": asdict(chosen), "trials": [asdict(trial) for trial in trials]}
     if recipe.budget_bytes is not None:
         run = runs.prepare(recipe, data, None, source, choices)
-        fit = planner.choose(costs(run, batch), kept_bytes(run, batch), recipe.budget_bytes, gradients(recipe))
+        fit = recompute.choose(costs(run, batch), kept_bytes(run, batch), recipe.budget_bytes, gradients(recipe))
         planned = {"peak_bytes": fit.peak_bytes, "extra_seconds": fit.extra_seconds}
         choices |= {"checkpointing": list(fit.names), "planned": planned}
     return choices
@@ -51,7 +51,7 @@ def _rehearse(run: Run, batch: Batch, setting: autotune.Setting) -> None:
         torch.cuda.synchronize(run.device)
 
 
-def costs(run: Run, batch: Batch) -> planner.Costs:
+def costs(run: Run, batch: Batch) -> recompute.Costs:
     """What the blocks of the network keep and cost in a micro-batch, measured on a few samples of ``batch``, and on as
     many more as there are time and memory for.
 
@@ -72,21 +72,23 @@ def costs(run: Run, batch: Batch) -> planner.Costs:
             runs.drop_gradients_(run)
 
     def grown(count: int) -> int | None:
-        return planner.grown_bytes(run.device, lambda: steps(count))
+        return recompute.grown_bytes(run.device, lambda: steps(count))
 
     few = min(size, MEASURED)
     first = grown(few)  # with the code that is read from disk now, and stays
-    found = planner.measure(run.network, lambda: loss(few)).scaled(size / few)
+    found = recompute.measure(run.network, lambda: loss(few)).scaled(size / few)
     if first is None:
         return found
     known = {few: grown(few) or 0}
     # the more samples, the truer, but the whole must not be tried where it might not fit
-    more = size if 4 * planner.peak_bytes(found, (), 0) < planner.available_bytes(run.device) else min(size, 4 * few)
+    more = (
+        size if 4 * recompute.peak_bytes(found, (), 0) < recompute.available_bytes(run.device) else min(size, 4 * few)
+    )
     affordable = int((SECONDS - (perf_counter() - began)) / (2 * found.seconds / size))
     more = min(more, affordable)
     if more > few:
         known[more] = grown(more) or 0
-    return planner.with_workspace(found, size, max(first - known[few], 0), known)
+    return recompute.with_workspace(found, size, max(first - known[few], 0), known)
 
 
 def kept_bytes(run: Run, batch: Batch) -> int:
@@ -97,7 +99,7 @@ def kept_bytes(run: Run, batch: Batch) -> int:
     return int(sum(each.nbytes for each in run.state.tensors().values()) + moments + 4 * batch.samples.nbytes)
 
 
-def gradients(recipe: Recipe) -> planner.Gradients:
+def gradients(recipe: Recipe) -> recompute.Gradients:
     """How gradients come and go in the recipe's steps."""
     if recipe.train.accumulate > 1:
         return "stay"

@@ -28,16 +28,17 @@ from hasten.errors import HastenError
 from hasten.files import replacing, write_text
 from hasten.model.grid import write_grid
 from hasten.model.source import Source
-from hasten.train import average, network, posthoc, state
+from hasten.train import network, state
 from hasten.train import run as runs
-from hasten.train.audit import audit
-from hasten.train.autotune import threads_kept
 from hasten.train.choices import choose
 from hasten.train.log import Figures, Log, Shown
+from hasten.train.losses.audit import audit
+from hasten.train.memory.autotune import threads_kept
+from hasten.train.optimizers.stability import Clipped, nonfinite
 from hasten.train.recipe import Recipe
 from hasten.train.run import Run
-from hasten.train.stability import Clipped, nonfinite
 from hasten.train.validate import Validator
+from hasten.train.weights import average, posthoc
 
 MOST_REWINDS = 3  # before a step: what comes back each time is no bad batch
 SETTLED = 10  # steps between a checkpoint that is gone back to and the leap: what made it may have begun before

@@ -1,6 +1,6 @@
 """A model folder of another average than the run's own: its length is chosen after training, by held-out loss or hand.
 
-The run has to have kept profiles (``ema_profiles`` in its recipe; :mod:`hasten.train.posthoc`).
+The run has to have kept profiles (``ema_profiles`` in its recipe; :mod:`hasten.train.weights.posthoc`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from hasten import guard
 from hasten.errors import BadInput
-from hasten.train import network, normalise, posthoc
+from hasten.train import network
 from hasten.train import recipe as recipes
 from hasten.train import run as runs
 from hasten.train.validate import Validator
+from hasten.train.weights import normalise, posthoc
 
 LENGTHS = (0.02, 0.03, 0.05, 0.075, 0.1, 0.13, 0.17, 0.21, 0.25)
 WORST_ERROR = 0.2  # of a profile that is said to be reconstructed, relative

@@ -23,15 +23,18 @@ from hasten.model import source as sources
 from hasten.model import upsample, vae
 from hasten.model.source import Source
 from hasten.model.target import Target
-from hasten.train import autotune, average, memory, network, normalise, optimizers, planner, precision, state
-from hasten.train.backward import StepInBackward
-from hasten.train.objective import Examples, Objective
+from hasten.train import network, state
+from hasten.train.losses.objective import Examples, Objective
+from hasten.train.losses.teacher import Teacher
+from hasten.train.losses.uncertainty import Uncertainty
+from hasten.train.memory import autotune, checkpointing, recompute
+from hasten.train.optimizers import catalogue
+from hasten.train.optimizers.backward import StepInBackward
+from hasten.train.optimizers.schedules import LearningRate, Plateau
+from hasten.train.optimizers.stability import Clip, Spike
 from hasten.train.recipe import Recipe
-from hasten.train.schedules import LearningRate, Plateau
-from hasten.train.stability import Clip, Spike
-from hasten.train.teacher import Teacher
-from hasten.train.uncertainty import Uncertainty
-from hasten.train.zeros import Zeros
+from hasten.train.weights import average, normalise, precision
+from hasten.train.weights.zeros import Zeros
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -82,7 +85,7 @@ class Run:
         """The weights that are validated, sampled and saved: averaged, and named as the plain network names them."""
         kept = self.state.kept.get("average")
         if kept is None:
-            kept = optimizers.averaged(self.state.optimizers[0], self.tracked)
+            kept = catalogue.averaged(self.state.optimizers[0], self.tracked)
         return normalise.folded(kept)
 
     def target(self) -> Target:
@@ -243,7 +246,7 @@ def prepare(
         state.restore_(run.state, saved)
     names = choices.get("checkpointing", options.checkpointing)
     if names != "none":
-        memory.checkpoint_(module, list(memory.blocks(module)) if names == "full" else names)
+        checkpointing.checkpoint_(module, list(checkpointing.blocks(module)) if names == "full" else names)
     if options.compile:
         module.compile()
     return run
@@ -254,7 +257,7 @@ def _optimizers(
 ) -> tuple[StepInBackward | None, tuple[torch.optim.Optimizer, ...], dict[str, torch.nn.Parameter]]:
     options = recipe.train
     build = partial(
-        optimizers.build,
+        catalogue.build,
         options.optimizer,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
@@ -264,7 +267,7 @@ def _optimizers(
     if options.step_in_backward:
         fused = StepInBackward(named, build, options.clip_value)
         return fused, fused.optimizers, named
-    matrices = optimizers.matrices(module) if options.optimizer == "muon" else None
+    matrices = catalogue.matrices(module) if options.optimizer == "muon" else None
     found = [build(named.items(), matrices=matrices)]
     more = {
         f"{part}.{name}": parameter
@@ -273,7 +276,7 @@ def _optimizers(
         for name, parameter in each.named_parameters()
     }
     if more:
-        found.append(optimizers.build("adamw", more.items(), options.learning_rate))
+        found.append(catalogue.build("adamw", more.items(), options.learning_rate))
         named |= more
     return None, tuple(found), named
 
@@ -299,7 +302,7 @@ def teacher(recipe: Recipe, source: Source, module: torch.nn.Module) -> Teacher 
 
 def _check_room(cached: int, numbers: int) -> None:
     """Raises BadInput where the host has no room for the answers to ``cached`` batches, ``numbers`` in float16 each."""
-    wanted, free = 2 * cached * numbers, planner.available_bytes(torch.device("cpu"))
+    wanted, free = 2 * cached * numbers, recompute.available_bytes(torch.device("cpu"))
     if wanted > free:
         raise BadInput(f"teacher.cached = {cached} keeps {size(wanted)} of answers and {size(free)} are free; lower it")
 
@@ -340,9 +343,9 @@ def _parts_(run: Run) -> None:
     run.state.parts = {name: (part.state, part.restore_) for name, part in parts.items() if part is not None}
     run.state.parts["scaler"] = (run.scaler.state_dict, partial(_restore_scaler_, run.scaler))
     for number, each in enumerate(run.state.optimizers):
-        if optimizers.scalars(each):
-            put = partial(optimizers.restore_scalars_, each)
-            run.state.parts[f"optimizer{number}"] = (partial(optimizers.scalars, each), put)
+        if catalogue.scalars(each):
+            put = partial(catalogue.restore_scalars_, each)
+            run.state.parts[f"optimizer{number}"] = (partial(catalogue.scalars, each), put)
 
 
 def _restore_scaler_(scaler: torch.amp.GradScaler, values: state.Numbers) -> None:

@@ -1,7 +1,7 @@
 """One training step of any source, in its three parts, so that it can be timed and profiled.
 
-The loss is the loop's (:mod:`hasten.train.objective`), then AdamW.  Data, checkpoints and averages are the loop's own
-affair and no part of it.
+The loss is the loop's (:mod:`hasten.train.losses.objective`), then AdamW.  Data, checkpoints and averages are the
+loop's own affair and no part of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hasten.diffusion.levels import uniform
 from hasten.errors import BadInput
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import Case
-from hasten.train.objective import Objective
+from hasten.train.losses.objective import Objective
 
 LEARNING_RATE = 1e-5
 

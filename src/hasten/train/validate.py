@@ -20,7 +20,7 @@ from hasten.measure.features import bands
 from hasten.model.source import Source
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import draw
-from hasten.train.objective import Ask, Objective
+from hasten.train.losses.objective import Ask, Objective
 
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)  # s = sigma / alpha
 BATCH = 64

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from hasten.train import choices, network, planner, recipe
+from hasten.train import choices, network, recipe
 from hasten.train import run as runs
+from hasten.train.memory import recompute
 
 
 @pytest.mark.parametrize(("seconds", "measured"), [(0.0, [4, 4]), (1000.0, [4, 4, 32])])
@@ -27,7 +28,7 @@ def test_more_samples_are_measured_as_far_as_the_time_goes(monkeypatch, seconds:
         grown.append(seen[-1])
         return 1_000_000 + 10_000 * seen[-1]
 
-    monkeypatch.setattr(planner, "grown_bytes", grown_bytes)
+    monkeypatch.setattr(recompute, "grown_bytes", grown_bytes)
     monkeypatch.setattr(choices, "MEASURED", 4)
     monkeypatch.setattr(choices, "SECONDS", seconds)
     found = choices.costs(run, runs.loader(read, data).batch(0))

@@ -21,7 +21,9 @@ from hasten.diffusion.loss import WEIGHTINGS
 from hasten.diffusion.schedule import cosine
 from hasten.errors import BadInput, HastenError
 from hasten.model import source as sources
-from hasten.train import log, loop, network, precision, recipe, schedules, stability
+from hasten.train import log, loop, network, recipe
+from hasten.train.optimizers import schedules, stability
+from hasten.train.weights import precision
 
 
 @pytest.fixture(autouse=True)

@@ -203,7 +203,7 @@ def test_with_every_technique(tmp_path, name: str, monkeypatch) -> None:
     if name == "schedule-free":
         pytest.importorskip("schedulefree")
     monkeypatch.setattr(loop.runs.autotune, "SECONDS", 0.5)
-    monkeypatch.setattr(loop.runs.planner, "grown_bytes", lambda *_: None)  # coarser than this network is large
+    monkeypatch.setattr(loop.runs.recompute, "grown_bytes", lambda *_: None)  # coarser than this network is large
     read = made(checkpoint_every=5, **TECHNIQUES[name])
     train(read, tmp_path / "straight")
 

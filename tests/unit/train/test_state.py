@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from hasten import files
 from hasten.errors import BadInput, HastenError
 from hasten.train import state
-from hasten.train.stability import Spike
+from hasten.train.optimizers.stability import Spike
 
 RECIPE = {"train": {"steps": 6, "seed": 0}, "model": {"prediction": "epsilon"}}
 

@@ -9,7 +9,7 @@ from hasten.data import digits
 from hasten.diffusion import schedule
 from hasten.measure.features import bands
 from hasten.model.source import Source
-from hasten.train.objective import Objective
+from hasten.train.losses.objective import Objective
 from hasten.train.validate import LEVELS, Validator, spread
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hasten.train.average import (
+from hasten.train.weights.average import (
     LONGEST,
     PowerAverage,
     decay_at,

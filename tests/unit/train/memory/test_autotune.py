@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hasten.train import autotune
-from hasten.train.autotune import Setting
+from hasten.train.memory import autotune
+from hasten.train.memory.autotune import Setting
 
 
 @pytest.fixture(autouse=True)

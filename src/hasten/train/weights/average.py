@@ -6,7 +6,8 @@ rises as ``k^gamma``::
     average <- beta average + (1 - beta) weights,   beta_t = (1 - 1 / t)^(gamma + 1)
 
 Its length is told by ``sigma_rel``, the profile's standard deviation over ``t``.  From snapshots of two such averages
-any other can be made after training (:mod:`hasten.train.posthoc`).  Karras et al. 2024, arXiv:2312.02696, eq. 1 to 3.
+any other can be made after training (:mod:`hasten.train.weights.posthoc`).  Karras et al. 2024, arXiv:2312.02696, eq. 1
+to 3.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 
-from hasten.train.precision import rounded
+from hasten.train.weights.precision import rounded
 
 LONGEST = 0.28  # sigma_rel of gamma = 0 is 1 / sqrt(12); beyond, early steps would count more than late ones
 

@@ -28,7 +28,7 @@ from hasten import guard
 from hasten.errors import BadInput
 from hasten.files import size
 from hasten.measure.allocations import Tracker
-from hasten.train.memory import blocks
+from hasten.train.memory.checkpointing import blocks
 
 STEPS = 1000
 TIMED = 2

@@ -11,7 +11,7 @@ from hasten.model.target import weight_names
 
 
 class Zeros:
-    """Remembers the zeros of ``module``'s layers; ``named`` as in :class:`hasten.train.normalise.Forced`.
+    """Remembers the zeros of ``module``'s layers; ``named`` as in :class:`hasten.train.weights.normalise.Forced`.
 
     Raises BadInput where there are none.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hasten.train.uncertainty import Uncertainty
+from hasten.train.losses.uncertainty import Uncertainty
 
 
 def test_it_is_nothing_at_the_start() -> None:

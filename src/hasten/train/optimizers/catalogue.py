@@ -1,8 +1,8 @@
 """The optimisers by name, and what of them a checkpoint needs beside the tensors in ``optimizer.state``.
 
 * ``adamw``: torch's own, fused (Loshchilov and Hutter 2019, arXiv:1711.05101)
-* ``muon``: :mod:`hasten.train.muon`, for the weights named by :func:`matrices`; AdamW for the rest
-* ``adamw_8bit``: :mod:`hasten.train.adam8`, AdamW with moments of a quarter of the bytes
+* ``muon``: :mod:`hasten.train.optimizers.muon`, for the weights named by :func:`matrices`; AdamW for the rest
+* ``adamw_8bit``: :mod:`hasten.train.optimizers.adam8`, AdamW with moments of a quarter of the bytes
 * ``schedule_free``: AdamW that keeps its own average (Defazio et al. 2024, arXiv:2405.15682), of the package
   schedulefree.  The network trains at a point between the newest weights and their average, so what is validated,
   sampled and shipped comes from :func:`averaged`, without touching the weights that training goes on from.
@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 
 from hasten.errors import MissingExtra
-from hasten.train.adam8 import AdamW8bit
-from hasten.train.muon import Muon
+from hasten.train.optimizers.adam8 import AdamW8bit
+from hasten.train.optimizers.muon import Muon
 
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon", "schedule_free")
 SCALARS = ("k", "weight_sum", "lr_max")  # schedule-free's count, sum of weights and largest rate
@@ -57,7 +57,9 @@ def build(
         return AdamW8bit(list(named.values()), learning_rate, betas, weight_decay)
     if name == "muon":
         if matrices is None:
-            raise ValueError("muon: matrices is missing; pass those of hasten.train.optimizers.matrices(module)")
+            raise ValueError(
+                "muon: matrices is missing; pass those of hasten.train.optimizers.catalogue.matrices(module)"
+            )
         chosen = [weight for key, weight in named.items() if key in matrices]
         rest = [weight for key, weight in named.items() if key not in matrices]
         return Muon(chosen, rest, learning_rate, betas, weight_decay)

@@ -7,7 +7,7 @@ import copy
 import torch
 
 from hasten.model.target import layers
-from hasten.train.normalise import Forced, fold_, parametrize_
+from hasten.train.weights.normalise import Forced, fold_, parametrize_
 
 
 def network() -> torch.nn.Sequential:

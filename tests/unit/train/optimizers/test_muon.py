@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
-from hasten.train.muon import Muon, orthogonal
-from hasten.train.normalise import parametrize_
-from hasten.train.optimizers import averaged, build, matrices, restore_scalars_, scalars
+from hasten.train.optimizers.catalogue import averaged, build, matrices, restore_scalars_, scalars
+from hasten.train.optimizers.muon import Muon, orthogonal
+from hasten.train.weights.normalise import parametrize_
 
 
 def network() -> torch.nn.Sequential:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hasten.train.schedules import SHAPES, LearningRate, Plateau, warmup_cosine
+from hasten.train.optimizers.schedules import SHAPES, LearningRate, Plateau, warmup_cosine
 
 
 def test_warm_up_is_linear_and_reaches_one() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from hasten.errors import BadInput, did_you_mean
 from hasten.model.source import Source
-from hasten.train.objective import Examples
+from hasten.train.losses.objective import Examples
 
 
 class Teacher(torch.nn.Module):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hasten.errors import BadInput
-from hasten.train.average import PowerAverage, update_all_
-from hasten.train.posthoc import Snapshot, coefficients, inner, reconstruct, save, snapshots
+from hasten.train.weights.average import PowerAverage, update_all_
+from hasten.train.weights.posthoc import Snapshot, coefficients, inner, reconstruct, save, snapshots
 
 STEPS, EVERY = 2000, 125
 WANTED = (0.06, 0.08, 0.12, 0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hasten.diffusion import schedule
-from hasten.train.audit import audit
+from hasten.train.losses.audit import audit
 
 
 def test_figures_are_the_schedules() -> None:

@@ -18,9 +18,10 @@ from hasten.data.array import Data
 from hasten.data.loader import Batch
 from hasten.errors import BadInput
 from hasten.model.source import Source
-from hasten.train import choices, memory, network, planner, rehearsal
+from hasten.train import choices, network, rehearsal
 from hasten.train import recipe as recipes
 from hasten.train import run as runs
+from hasten.train.memory import checkpointing, recompute
 from hasten.train.recipe import Recipe
 from hasten.train.rehearsal import Measured
 
@@ -74,12 +75,12 @@ def _choices(recipe: Recipe) -> Iterator[dict[str, Any]]:
     options = recipe.train
     yield {}
     for count in ACCUMULATE:
-        for checkpointing in ("none", "full"):
-            changes: dict[str, Any] = {"accumulate": count, "checkpointing": checkpointing}
+        for recomputed in ("none", "full"):
+            changes: dict[str, Any] = {"accumulate": count, "checkpointing": recomputed}
             if options.memory is not None:
                 changes["memory"] = None
             own = (options.accumulate, options.checkpointing, options.memory)
-            if options.batch_size % count == 0 and own != (count, checkpointing, None):
+            if options.batch_size % count == 0 and own != (count, recomputed, None):
                 yield changes
     if options.clip_norm == 0 and not options.step_in_backward and options.clip_zscore is None:
         yield {"step_in_backward": True}
@@ -93,21 +94,21 @@ def _row(
     data: Data,
     source: Source,
     batch: Batch,
-    costs: planner.Costs,
+    costs: recompute.Costs,
     overhead: float,
 ) -> Row:
     options = recipe.train
     part = costs.scaled(1.0 / options.accumulate)
     run = runs.prepare(_changed(recipe, {"memory": None}), data, None, source, {})
     kept, how = choices.kept_bytes(run, batch), choices.gradients(recipe)
-    names: list[str] = list(memory.blocks(run.network)) if options.checkpointing == "full" else []
+    names: list[str] = list(checkpointing.blocks(run.network)) if options.checkpointing == "full" else []
     if isinstance(options.checkpointing, list):
         names = options.checkpointing
     if recipe.budget_bytes is not None:
-        names = list(planner.choose(part, kept, recipe.budget_bytes, how).names)
+        names = list(recompute.choose(part, kept, recipe.budget_bytes, how).names)
     extra = sum(block.forward_seconds for block in part.blocks if block.name in names)
     seconds = options.accumulate * (part.seconds + extra) + overhead
-    return Row(changes, planner.peak_bytes(part, names, kept, how), seconds)
+    return Row(changes, recompute.peak_bytes(part, names, kept, how), seconds)
 
 
 def _step_seconds(run: runs.Run) -> float:

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from hasten.train import optimizers
-from hasten.train.backward import StepInBackward
+from hasten.train.optimizers import catalogue
+from hasten.train.optimizers.backward import StepInBackward
 
 
 def network() -> torch.nn.Sequential:
@@ -22,7 +22,7 @@ def batches(count: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("parts", [1, 2])
 def test_it_is_the_ordinary_step_to_the_bit(name: str, parts: int) -> None:
     plain, fused = network(), network()
-    build = partial(optimizers.build, name, learning_rate=1e-2, weight_decay=0.1)
+    build = partial(catalogue.build, name, learning_rate=1e-2, weight_decay=0.1)
     optimizer = build(list(plain.named_parameters()))
     in_backward = StepInBackward(dict(fused.named_parameters()), build)
     for x in batches(6):
@@ -46,8 +46,8 @@ def test_it_is_the_ordinary_step_to_the_bit(name: str, parts: int) -> None:
 def test_few_gradients_are_alive_at_once() -> None:
     module = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(6)))
     alive: list[int] = []
-    StepInBackward(dict(module.named_parameters()), partial(optimizers.build, "adamw", learning_rate=1e-2))
-    fused = StepInBackward(dict(module.named_parameters()), partial(optimizers.build, "adamw", learning_rate=1e-2))
+    StepInBackward(dict(module.named_parameters()), partial(catalogue.build, "adamw", learning_rate=1e-2))
+    fused = StepInBackward(dict(module.named_parameters()), partial(catalogue.build, "adamw", learning_rate=1e-2))
     for parameter in module.parameters():
         parameter.register_hook(lambda _: alive.append(sum(p.grad is not None for p in module.parameters())))
     with fused.armed():
@@ -67,7 +67,7 @@ def test_gradients_are_clipped_by_value_one_by_one() -> None:
 def test_a_gradient_that_is_not_finite_is_not_stepped_on_and_shows() -> None:
     module = network()
     before = [parameter.detach().clone() for parameter in module.parameters()]
-    fused = StepInBackward(dict(module.named_parameters()), partial(optimizers.build, "adamw", learning_rate=1e-2))
+    fused = StepInBackward(dict(module.named_parameters()), partial(catalogue.build, "adamw", learning_rate=1e-2))
     with fused.armed():
         (module(torch.ones(1, 6)) * torch.nan).sum().backward()
     assert not torch.isfinite(fused.norm)

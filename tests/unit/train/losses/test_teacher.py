@@ -12,8 +12,8 @@ from hasten.errors import BadInput
 from hasten.model import source as sources
 from hasten.train import loop, network, recipe
 from hasten.train import run as runs
-from hasten.train.objective import Objective
-from hasten.train.teacher import Teacher
+from hasten.train.losses.objective import Objective
+from hasten.train.losses.teacher import Teacher
 
 
 class Small(torch.nn.Module):
@@ -154,7 +154,7 @@ def test_answers_that_have_no_room(tiny_folder, monkeypatch) -> None:
     values = taught_recipe(tiny_folder).model_dump(exclude_defaults=True)
     values["model"], values["train"]["steps"] = {"folder": str(tiny_folder)}, 100
     values["teacher"] = {"folder": str(tiny_folder), "cached": 64}
-    monkeypatch.setattr(runs.planner, "available_bytes", lambda _device: 2**15)
+    monkeypatch.setattr(runs.recompute, "available_bytes", lambda _device: 2**15)
     with pytest.raises(BadInput, match=r"teacher.cached = 64 keeps .+ of answers and .+ are free; lower it"):
         prepared(recipe.check(values, "", "test"))
 

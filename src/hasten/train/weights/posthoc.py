@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from hasten.diffusion.schedule import Array
 from hasten.errors import BadInput
 from hasten.files import replacing
-from hasten.train.average import PowerAverage, exponent
+from hasten.train.weights.average import PowerAverage, exponent
 
 PATTERN = "average-*-*.safetensors"
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hasten.train import adam8
-from hasten.train.adam8 import AdamW8bit, quantized, restored
+from hasten.train.optimizers import adam8
+from hasten.train.optimizers.adam8 import AdamW8bit, quantized, restored
 
 
 @pytest.mark.parametrize("table", [adam8.SIGNED, adam8.UNSIGNED])

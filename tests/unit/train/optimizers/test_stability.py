@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hasten.model import bundled
-from hasten.train.stability import Clip, Running, Spike, nonfinite
+from hasten.train.optimizers.stability import Clip, Running, Spike, nonfinite
 
 
 def parameters(scale: float = 1.0, seed: int = 0) -> list[torch.nn.Parameter]:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from hasten.errors import BadInput, did_you_mean
-from hasten.train.precision import WideAttention
+from hasten.train.weights.precision import WideAttention
 
 NO_FORWARD = (torch.nn.ModuleList, torch.nn.ModuleDict)
 LISTS = (*NO_FORWARD, torch.nn.Sequential)

@@ -8,7 +8,8 @@ from hasten.errors import BadInput
 from hasten.measure.allocations import Tracker
 from hasten.measure.work import Counter
 from hasten.model.folder import unet
-from hasten.train import memory, planner, precision
+from hasten.train.memory import checkpointing, recompute
+from hasten.train.weights import precision
 
 
 def network(dropout: float = 0.0) -> torch.nn.Module:
@@ -44,7 +45,7 @@ def loss(module: torch.nn.Module) -> torch.Tensor:
 
 
 def test_blocks_of_a_unet() -> None:
-    names = list(memory.blocks(network()))
+    names = list(checkpointing.blocks(network()))
     assert "down_blocks.1.attentions.0" in names
     assert "up_blocks.1.resnets.1" in names
     assert "mid_block.resnets.0" in names
@@ -52,10 +53,13 @@ def test_blocks_of_a_unet() -> None:
 
 
 def test_blocks_of_other_modules() -> None:
-    assert list(memory.blocks(Transformer())) == ["layers.0", "layers.1", "layers.2"]
+    assert list(checkpointing.blocks(Transformer())) == ["layers.0", "layers.1", "layers.2"]
     pair = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.Conv3d(2, 1, 3))
-    assert list(memory.blocks(torch.nn.Sequential(pair, torch.nn.ReLU(), torch.nn.Sequential(*pair)))) == ["0", "2"]
-    assert memory.blocks(torch.nn.Linear(2, 2)) == {}
+    assert list(checkpointing.blocks(torch.nn.Sequential(pair, torch.nn.ReLU(), torch.nn.Sequential(*pair)))) == [
+        "0",
+        "2",
+    ]
+    assert checkpointing.blocks(torch.nn.Linear(2, 2)) == {}
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -63,7 +67,7 @@ def test_blocks_of_other_modules() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_gradients_are_those_without(dropout: float, every: int, dtype: str) -> None:
     plain, again = network(dropout), network(dropout)
-    memory.checkpoint_(again, list(memory.blocks(again))[::every])
+    checkpointing.checkpoint_(again, list(checkpointing.blocks(again))[::every])
     with precision.autocast(dtype, torch.device("cpu")):
         a, b = loss(plain), loss(again)
     assert torch.equal(a, b)
@@ -83,7 +87,7 @@ def test_attention_on_a_cpu_is_in_float32_when_it_runs_again_too() -> None:
             return func(*args, **(kwargs or {}))
 
     made = network()
-    memory.checkpoint_(made, memory.blocks(made))
+    checkpointing.checkpoint_(made, checkpointing.blocks(made))
     with Watch():
         with precision.autocast("bfloat16", torch.device("cpu")):
             value = loss(made)
@@ -98,7 +102,7 @@ def test_a_transformer_s_too_with_its_dropout() -> None:
     plain = Transformer()
     torch.manual_seed(0)
     again = Transformer()
-    memory.checkpoint_(again, memory.blocks(again))
+    checkpointing.checkpoint_(again, checkpointing.blocks(again))
     x = torch.randn(2, 5, 16)
     for module in (plain, again):
         torch.manual_seed(3)
@@ -117,7 +121,7 @@ def test_the_flops_are_those_of_the_blocks_that_run_twice() -> None:
     """Forward and backward, and the forward of what is recomputed, up to the last tensor that is wanted again."""
     names = ["down_blocks.0.resnets.0", "mid_block.resnets.0"]
     plain, again = network(), network()
-    memory.checkpoint_(again, names)
+    checkpointing.checkpoint_(again, names)
     inside: list[float] = []
     for name in names:
         block = plain.get_submodule(name)
@@ -144,16 +148,16 @@ def test_the_flops_are_those_of_the_blocks_that_run_twice() -> None:
 
 def test_evaluation_runs_once() -> None:
     again = network()
-    memory.checkpoint_(again, memory.blocks(again))
+    checkpointing.checkpoint_(again, checkpointing.blocks(again))
     with torch.no_grad():
         assert flops(lambda: loss(again)) == flops(lambda: loss(network()))
 
 
 def test_unknown_and_nested_blocks() -> None:
     with pytest.raises(BadInput, match=r"no block 'down_blocks.0.resnet.0'; did you mean 'down_blocks.0.resnets.0'"):
-        memory.checkpoint_(network(), ["down_blocks.0.resnet.0"])
+        checkpointing.checkpoint_(network(), ["down_blocks.0.resnet.0"])
     with pytest.raises(BadInput, match=r"down_blocks.0.resnets.0 lies in down_blocks.0; name one"):
-        memory.checkpoint_(network(), ["down_blocks.0", "down_blocks.0.resnets.0"])
+        checkpointing.checkpoint_(network(), ["down_blocks.0", "down_blocks.0.resnets.0"])
 
 
 def tracked(module: torch.nn.Module) -> int:
@@ -167,28 +171,28 @@ def tracked(module: torch.nn.Module) -> int:
 def test_the_peak_is_as_predicted(share: float) -> None:
     """Live tensors, followed one by one, within 10 % of what the planner says."""
     module = network()
-    costs = planner.measure(module, lambda: loss(module))
+    costs = recompute.measure(module, lambda: loss(module))
     assert all(parameter.grad is None for parameter in module.parameters())
-    names = list(memory.blocks(module))
+    names = list(checkpointing.blocks(module))
     names = names[: round(share * len(names))]
     weights = sum(parameter.nbytes for parameter in module.parameters())
     again = network()
-    memory.checkpoint_(again, names)
-    assert planner.peak_bytes(costs, names, weights) == pytest.approx(tracked(again), rel=0.1)
+    checkpointing.checkpoint_(again, names)
+    assert recompute.peak_bytes(costs, names, weights) == pytest.approx(tracked(again), rel=0.1)
 
 
-def costs(*rows: tuple[int, float]) -> planner.Costs:
-    blocks = tuple(planner.BlockCost(f"b{n}", saved, n, seconds) for n, (saved, seconds) in enumerate(rows))
-    return planner.Costs(blocks, 10, 0, 5, 1.0)
+def costs(*rows: tuple[int, float]) -> recompute.Costs:
+    blocks = tuple(recompute.BlockCost(f"b{n}", saved, n, seconds) for n, (saved, seconds) in enumerate(rows))
+    return recompute.Costs(blocks, 10, 0, 5, 1.0)
 
 
-def cheapest(found: planner.Costs, kept: int, budget: int) -> float | None:
+def cheapest(found: recompute.Costs, kept: int, budget: int) -> float | None:
     """By trying every set."""
     names = [block.name for block in found.blocks]
     best = None
     for bits in range(2 ** len(names)):
         chosen = {name for n, name in enumerate(names) if bits >> n & 1}
-        if planner.peak_bytes(found, chosen, kept) <= budget:
+        if recompute.peak_bytes(found, chosen, kept) <= budget:
             seconds = sum(block.forward_seconds for block in found.blocks if block.name in chosen)
             best = seconds if best is None else min(best, seconds)
     return best
@@ -201,13 +205,13 @@ def test_the_choice_is_the_cheapest_that_fits_but_for_rounding() -> None:
     for _ in range(40):
         rows = torch.rand(8, 2, generator=rng)
         found = costs(*((int(100 * a) + 1, float(b)) for a, b in rows))
-        whole = planner.peak_bytes(found, (), 100)
+        whole = recompute.peak_bytes(found, (), 100)
         for share in (0.95, 0.8, 0.7):
             best = cheapest(found, 100, int(share * whole))
             if best is None:
                 continue
-            chosen = planner.choose(found, 100, int(share * whole))
-            assert planner.peak_bytes(found, chosen.names, 100) == chosen.peak_bytes <= int(share * whole)
+            chosen = recompute.choose(found, 100, int(share * whole))
+            assert recompute.peak_bytes(found, chosen.names, 100) == chosen.peak_bytes <= int(share * whole)
             assert chosen.extra_seconds <= best * 1.1
             exact += chosen.extra_seconds <= best + 1e-9
     assert exact > 100
@@ -215,9 +219,9 @@ def test_the_choice_is_the_cheapest_that_fits_but_for_rounding() -> None:
 
 def test_nothing_is_recomputed_where_all_fits_and_what_can_t_fit_is_said() -> None:
     found = costs((100, 1.0), (50, 1.0))
-    assert planner.choose(found, 0, 1000).names == ()
+    assert recompute.choose(found, 0, 1000).names == ()
     with pytest.raises(BadInput, match=r"a step takes \S+ \S+ at least, with every block recomputed; raise train.mem"):
-        planner.choose(found, 0, 20)
+        recompute.choose(found, 0, 20)
 
 
 class Counted(torch.nn.Module):
@@ -242,7 +246,7 @@ def test_buffers_change_once_whatever_runs_again() -> None:
         torch.manual_seed(0)
         module = torch.nn.Sequential(Counted(), Counted())
         if again:
-            memory.checkpoint_(module, ["0", "1"])
+            checkpointing.checkpoint_(module, ["0", "1"])
         for step in range(10):
             x = torch.randn(4, 8, generator=torch.Generator().manual_seed(step), requires_grad=True)
             module(x).square().mean().backward()
