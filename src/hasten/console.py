@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from hasten.files import size
 
 if TYPE_CHECKING:
+    from hasten.train.forecast import Row
     from hasten.train.log import Shown
-    from hasten.train.plan import Row
 
 WIDTH, BAR = 80, 20
 UNITS = {"sample": "case", "step": "evaluation", "train-step": "step", "epoch": "epoch"}
@@ -267,9 +267,11 @@ def blocks(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def machine(found: Mapping[str, Any], fingerprint: str, peaks: dict[str, Any]) -> str:
+def machine(
+    found: Mapping[str, Any], fingerprint: str, peaks: dict[str, Any], rests_on: Mapping[str, str] | None = None
+) -> str:
     """What `hasten env` says, in lines of at most 80 columns; of :func:`hasten.environment.environment`'s what is not
-    known says so."""
+    known says so.  ``rests_on``: what each technique needs here, by its name."""
     gpu, memory_bytes = found["gpu"], found["memory_bytes"]
     if gpu is not None:
         parts = (gpu["name"], gpu["memory_bytes"] and size(gpu["memory_bytes"]), gpu["cuda"] and f"CUDA {gpu['cuda']}")
@@ -287,6 +289,7 @@ def machine(found: Mapping[str, Any], fingerprint: str, peaks: dict[str, Any]) -
         "commit": found["commit"] or "not run from a checkout",
         "fingerprint": fingerprint,
         "peaks": peaks_line(peaks),
+        **(rests_on or {}),
     }
     lines = [f"{name:<12}{value or 'not known'}" for name, value in rows.items()]
     return "\n".join(_filled(line) for line in lines)

@@ -223,6 +223,8 @@ class Network:
                 "INFERENCE_PRECISION_HINT": INFERENCE_TYPES[self.precision],
                 "INFERENCE_NUM_THREADS": cores(),
                 "NUM_STREAMS": parts,
+                # else inputs of products with weights in few bits are rounded too, unasked; AVX2 has no kernels of it
+                "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
                 "PERF_COUNT": self.counters,
             }
             compiled = core.compile_model(graph, "CPU", settings)

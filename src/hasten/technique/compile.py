@@ -11,6 +11,10 @@ from hasten.runtime import inductor
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 
 
+def _compiler() -> str | None:
+    return next((name for name in ("g++", "clang++") if shutil.which(name)), None)
+
+
 @dataclass(frozen=True)
 class Compile:
     """Inductor, static shapes; it compiles on the first sample of each shape."""
@@ -30,9 +34,14 @@ class Compile:
         """ "inductor"."""
         return "inductor"
 
+    @classmethod
+    def rests_on(cls) -> str:
+        """A C++ compiler."""
+        return f"inductor of torch; C++ compiler {_compiler() or 'not here: refused on a CPU'}"
+
     def refuse(self, facts: Facts) -> str | None:
         """On a CPU inductor needs a C++ compiler."""
-        if facts.device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        if facts.device == "cpu" and _compiler() is None:
             return "inductor needs a C++ compiler and there is none here; install g++ or drop compile"
         return None
 

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from hasten.errors import BadInput
 from hasten.files import cache_folder, temporary, umask
 from hasten.model.target import Facts, Target
-from hasten.technique.answers import ALIKE_DB, SAME_DB, agreement_db
+from hasten.technique.answers import ALIKE_DB, COARSE_DB, MOST_DB, SAME_DB, agreement_db
 
 
 class Stage(IntEnum):
@@ -46,11 +46,20 @@ class Stage(IntEnum):
 
 
 class Fidelity(Enum):
-    """How the output may differ: not at all, by rounding, or visibly."""
+    """How the output may differ: not at all, by rounding, or visibly.
+
+    A network's answers agree to ``floor_db`` at each noise level, or the technique is refused.  What is lossy is judged
+    by its samples; its floor tells a rounding from a mistake.
+    """
 
     EXACT = "exact"
     NUMERIC = "numeric"
     LOSSY = "lossy"
+
+    @property
+    def floor_db(self) -> float:
+        """Signal to noise."""
+        return {Fidelity.EXACT: MOST_DB, Fidelity.NUMERIC: SAME_DB, Fidelity.LOSSY: COARSE_DB}[self]
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,11 @@ class Technique(Protocol):
     @property
     def label(self) -> str:
         """For people: "UniPC 8 steps"."""
+        ...
+
+    @classmethod
+    def rests_on(cls) -> str:
+        """What it needs of this machine, and whether that is here: "VNNI: here, 8 bits".  At most 66 characters."""
         ...
 
     def refuse(self, facts: Facts) -> str | None:

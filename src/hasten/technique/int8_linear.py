@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
 
+from hasten.environment import int8_products
 from hasten.errors import BadInput, MissingExtra
 from hasten.model.target import Facts, Target, TorchNetwork
 from hasten.technique.answers import own_answers
@@ -59,6 +61,14 @@ class Int8Linear:
     def label(self) -> str:
         """ "int8 linear layers, dynamic"."""
         return f"int8 linear layers, {self.ranges}"
+
+    @classmethod
+    def rests_on(cls) -> str:
+        """torchao, and VNNI, without which sums of products of eight bits overflow."""
+        try:
+            return f"torchao {version('torchao')}; {int8_products()}"
+        except PackageNotFoundError:
+            return f"{MissingExtra('torchao', 'torchao')}: refused"
 
     def refuse(self, facts: Facts) -> str | None:
         """Needs linear layers, and torchao."""

@@ -29,6 +29,11 @@ class Layout:
         """ "channels last"."""
         return "channels last"
 
+    @classmethod
+    def rests_on(cls) -> str:
+        """Nothing: slower kernels remain correct."""
+        return "any processor"
+
     def refuse(self, facts: Facts) -> str | None:
         """Only pictures (channels, height, width) under convolutions have this layout."""
         if len(facts.shape) != 3 or not facts.convolutional:

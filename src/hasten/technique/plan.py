@@ -6,22 +6,22 @@ import dataclasses
 import hashlib
 import json
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from hasten import __version__
 from hasten.environment import environment, fingerprint
-from hasten.errors import BadInput, HastenError, did_you_mean
-from hasten.files import small_text, write_text
+from hasten.errors import BadInput, HastenError, did_you_mean, shown
+from hasten.files import small_text, toml, write_text
 from hasten.model.source import Source
 from hasten.model.target import TORCH_PROPERTIES, Facts, Target
-from hasten.model.weights import shown
 from hasten.runtime import openvino
+from hasten.technique.answers import INPUTS, check, own_answers
 from hasten.technique.compile import Compile
-from hasten.technique.contract import Prepared, Technique
+from hasten.technique.contract import Prepared, Stage, Technique
 from hasten.technique.int8_linear import Int8Linear
 from hasten.technique.layout import Layout
 from hasten.technique.precision import Precision
@@ -115,7 +115,7 @@ class Plan:
 
     def to_toml(self) -> str:
         """The text that :func:`parse` reads."""
-        return tomli_w.dumps({"version": VERSION, "techniques": self.to_list()})
+        return toml({"version": VERSION, "techniques": self.to_list()})
 
 
 def _unfit(techniques: tuple[Technique, ...]) -> tuple[Technique, str] | None:
@@ -140,23 +140,44 @@ def _unfit(techniques: tuple[Technique, ...]) -> tuple[Technique, str] | None:
     return None
 
 
-def build(source: Source, plan: Plan, prepared: Prepared | None = None) -> Target:
-    """A fresh target from ``source`` with ``plan`` applied.  Raises BadInput when the plan is refused."""
+def build(source: Source, plan: Plan, prepared: Prepared | None = None, batch: int = INPUTS) -> Target:
+    """A fresh target from ``source`` with ``plan`` applied, that answers as the network does.
+
+    It is asked ``batch`` samples at once for that, as it will be, so that nothing is compiled twice; 0 leaves it out
+    where it was done already.  Raises BadInput when the plan is refused, HastenError with the figure for other answers.
+    """
     target = source.build()
     reason = plan.refusal(target.facts)
     if reason is not None:
         raise BadInput(reason)
     prepared = prepared or prepare(source)
     engines = [t for t in plan.techniques if OPENVINO in t.effects.gives | t.effects.requires]
+    changed = [t for t in plan.techniques if t.effects.stage is not Stage.SAMPLER]
+    wanted = own_answers(target) if batch and changed else None
     for technique in plan.techniques:
-        try:
+        with _told(technique, source):
             technique.apply_(target, prepared)
             if technique in engines[-1:] and isinstance(target.network, openvino.Network):
                 _ = target.network.graph  # of the graphs on the way, only what this one still has to be made of is made
-        except (RuntimeError, ImportError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise HastenError(f"{technique.name} ({technique.label}) failed on {source.name}: {first}") from error
+            if technique.name == Swap.name and batch:  # its own network is what the others change
+                wanted, changed = own_answers(target), [t for t in changed if t is not technique]
+    if wanted is not None and changed:
+        floor = min(t.effects.fidelity.floor_db for t in changed)
+        doubled = 2 if target.guidance != 1.0 and target.facts.null_label is not None else 1
+        with _told(changed[-1], source):
+            check(wanted, target, target.network, " + ".join(t.label for t in changed), floor, batch * doubled)
     return target
+
+
+@contextmanager
+def _told(technique: Technique, source: Source) -> Iterator[None]:
+    """What an engine raises as one line: its own are many, and the cause is the last."""
+    try:
+        yield
+    except (RuntimeError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        last = lines[-1] if lines[0].startswith("Exception from") else lines[0]
+        raise HastenError(f"{technique.name} ({technique.label}) failed on {source.name}: {last.strip()}") from error
 
 
 def prepare(source: Source) -> Prepared:

@@ -14,6 +14,15 @@ from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 DTYPES = {"bfloat16": (torch.bfloat16, "bf16"), "float16": (torch.float16, "fp16")}
 
 
+def _kernels(dtype: str) -> bool:
+    """Whether torch has kernels in it for this CPU."""
+    asked = {
+        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return bool(asked[dtype]())
+
+
 @dataclass(frozen=True)
 class Precision:
     """``dtype``: "bfloat16" (Kalamkar et al. 2019, arXiv:1905.12322), or "float16", which has three more bits of
@@ -40,13 +49,15 @@ class Precision:
         """ "bf16"."""
         return DTYPES[self.dtype][1]
 
+    @classmethod
+    def rests_on(cls) -> str:
+        """Kernels of torch, without which a processor would emulate them."""
+        found = (f"{label} {'here' if _kernels(dtype) else 'refused: none'}" for dtype, (_, label) in DTYPES.items())
+        return f"torch's kernels for this CPU; {', '.join(found)}"
+
     def refuse(self, facts: Facts) -> str | None:
         """A processor without such kernels gets an emulation, some fifty times slower than float32."""
-        supported = {
-            "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-            "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-        }
-        if facts.device == "cpu" and not supported[self.dtype]():
+        if facts.device == "cpu" and not _kernels(self.dtype):
             return f"torch has no {self.label} kernels for this CPU and would emulate them; drop precision"
         return None
 

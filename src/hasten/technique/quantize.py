@@ -7,6 +7,7 @@ spread over all times (Shang et al. 2023, PTQ4DM, arXiv:2211.15736; Li et al. 20
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ import torch
 
 from hasten.diffusion import solvers, times
 from hasten.diffusion.table import run
+from hasten.environment import int8_products
 from hasten.errors import BadInput
 from hasten.model.target import Facts, Network, Target
 from hasten.model.workload import draw
@@ -53,6 +55,11 @@ class Quantize:
     def label(self) -> str:
         """ "int8"."""
         return "int8"
+
+    @classmethod
+    def rests_on(cls) -> str:
+        """NNCF, and VNNI."""
+        return f"NNCF {version('nncf')}; {int8_products()}"
 
     def refuse(self, facts: Facts) -> str | None:
         """Needs layers whose products INT8 makes cheaper."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
 from hasten.errors import BadInput
 from hasten.model.target import Facts, Target, TorchNetwork
 from hasten.runtime import openvino
-from hasten.technique.answers import check, own_answers
+from hasten.technique.answers import INPUTS, check, own_answers
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 
 PRECISIONS = {"float32": "float32", "bfloat16": "bf16"}
@@ -32,9 +33,10 @@ class Runtime:
 
     @property
     def effects(self) -> Effects:
-        """As declared for several streams; one leaves batches whole."""
+        """As declared for several streams, and bf16; one stream leaves batches whole."""
         whole = frozenset({"one_stream"}) if self.streams == 1 else frozenset()
-        return replace(self.SPLIT, gives=self.SPLIT.gives | whole)
+        fidelity = Fidelity.NUMERIC if self.precision == "float32" else Fidelity.LOSSY
+        return replace(self.SPLIT, gives=self.SPLIT.gives | whole, fidelity=fidelity)
 
     precision: str = "float32"
     streams: int = 1
@@ -50,6 +52,12 @@ class Runtime:
         """ "OpenVINO bf16, 2 streams"."""
         streams = f", {self.streams} streams" if self.streams > 1 else ""
         return f"OpenVINO {PRECISIONS[self.precision]}{streams}"
+
+    @classmethod
+    def rests_on(cls) -> str:
+        """OpenVINO, and for bf16 what it finds."""
+        bf16 = "here" if openvino.supports("BF16") else "not here: refused"
+        return f"OpenVINO {version('openvino')}; bf16 {bf16}"
 
     def refuse(self, facts: Facts) -> str | None:
         """OpenVINO here runs on the CPU."""
@@ -74,7 +82,9 @@ class Runtime:
 
         def make(folder: Path) -> None:
             graph = openvino.convert(network.module, network.call, facts.shape, facts.num_labels is not None)
-            check(wanted, target, openvino.Network(lambda: graph, "float32", streams=1), "OpenVINO")
+            plain = openvino.Network(lambda: graph, "float32", streams=1)
+            if wanted is not None:  # whatever is made of the graph, it is checked as it is
+                check(wanted, target, plain, "OpenVINO", Fidelity.NUMERIC.floor_db, INPUTS)
             openvino.save(graph, folder / "model.xml")
 
         target.network = openvino.Network(

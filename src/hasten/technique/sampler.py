@@ -37,6 +37,11 @@ class Sampler:
         """ "UniPC 8 steps"."""
         return f"{solvers.LABELS[self.solver]} {self.steps} steps"
 
+    @classmethod
+    def rests_on(cls) -> str:
+        """Nothing."""
+        return "any processor"
+
     def refuse(self, facts: Facts) -> str | None:
         """Every model can be sampled."""
         return None

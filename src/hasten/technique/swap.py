@@ -44,6 +44,11 @@ class Swap:
         """ "student half/model"."""
         return f"student {'/'.join(Path(self.folder).parts[-2:])}"
 
+    @classmethod
+    def rests_on(cls) -> str:
+        """Nothing."""
+        return "any processor"
+
     def refuse(self, facts: Facts) -> str | None:
         """What does not fit is only known of the folder, which :meth:`apply_` reads."""
         return None

@@ -28,6 +28,11 @@ class Upsampling:
         """ "fused upsampling"."""
         return "fused upsampling"
 
+    @classmethod
+    def rests_on(cls) -> str:
+        """Nothing."""
+        return "any processor"
+
     def refuse(self, facts: Facts) -> str | None:
         """Needs upsampling that is followed by a convolution."""
         if not facts.upsamplers:

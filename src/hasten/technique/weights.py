@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,6 +41,11 @@ class Weights:
     def label(self) -> str:
         """ "4-bit weights, rank 8"."""
         return f"{self.bits}-bit weights" + (f", rank {self.rank}" if self.rank else "")
+
+    @classmethod
+    def rests_on(cls) -> str:
+        """OpenVINO, which unpacks them."""
+        return f"OpenVINO {version('openvino')}; any processor"
 
     def refuse(self, facts: Facts) -> str | None:
         """Needs weights that are worth it."""

@@ -11,6 +11,8 @@ from openvino import opset13 as ops
 
 from hasten.runtime import compress, openvino
 
+FLOAT = {"INFERENCE_PRECISION_HINT": "f32"}  # by default some processors take bf16
+
 
 def convolution(channels: int, kernel: int, seed: int = 0) -> tuple[ov.Model, np.ndarray]:
     weight = np.random.default_rng(seed).normal(size=(channels, channels, kernel, kernel)).astype(np.float32)
@@ -20,7 +22,7 @@ def convolution(channels: int, kernel: int, seed: int = 0) -> tuple[ov.Model, np
 
 
 def answer(graph: ov.Model, x: np.ndarray) -> np.ndarray:
-    return next(iter(openvino.core.compile_model(graph, "CPU")([x]).values()))
+    return next(iter(openvino.core.compile_model(graph, "CPU", FLOAT)([x]).values()))
 
 
 @pytest.mark.parametrize(("bits", "rank", "least_db"), [(8, 0, 40.0), (4, 0, 17.0), (4, 16, 18.0)])

@@ -19,6 +19,7 @@ from hasten.model import source as sources
 from hasten.model.source import Source
 from hasten.model.workload import draw
 from hasten.technique.answers import agreement_db
+from hasten.technique.compile import Compile
 from hasten.technique.plan import Plan, build, prepare
 from hasten.technique.runtime import Runtime
 
@@ -88,8 +89,39 @@ def test_the_same_weights_under_another_configuration(key: str, tiny_folder: Pat
 
 
 def test_a_branch_on_the_noise_level_is_refused_with_the_figure() -> None:
-    with pytest.raises(HastenError, match=r"OpenVINO made of the module agrees with it to -?\d+\.\d dB only"):
+    with pytest.raises(
+        HastenError, match=r"OpenVINO: answers differ from the network's: -?\d+\.\d dB at t=0\.\d+, at least 60"
+    ):
         build(loaded(Experts(nn.ReLU())), RUN)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_any_engine_is_asked_before_it_is_used(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that mistakes the second sample of a batch, or one noise level, is found out by all batches that have it."""
+    monkeypatch.setattr("hasten.runtime.inductor.compiled", lambda module: Wrong(module, batch))
+    source = loaded(Small(nn.ReLU()))
+    with pytest.raises(
+        HastenError, match=r"^inductor: answers differ from the network's: .* dB at t=0.75, at least 60"
+    ):
+        build(source, Plan((Compile(),)), batch=batch)
+    monkeypatch.setattr("hasten.runtime.inductor.compiled", lambda module: Wrong(module, batch, float("nan")))
+    with pytest.raises(HastenError, match=r"^inductor: .*: -inf dB at t=0.75"):
+        build(source, Plan((Compile(),)), batch=batch)
+    assert build(source, Plan((Compile(),)), batch=0)  # was asked already
+
+
+class Wrong(nn.Module):
+    """Stands for an engine: its last answer of a batch at one level is another one."""
+
+    def __init__(self, module: nn.Module, batch: int, factor: float = 1.1) -> None:
+        super().__init__()
+        self.module, self.batch, self.factor = module, batch, factor
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        assert len(x) == self.batch  # nothing is compiled for another one
+        answer = self.module(x, t).clone()
+        answer[-1] *= self.factor if 0.7 < float(t[0]) / 1000 < 0.8 else 1.0
+        return answer
 
 
 def test_an_artifact_knows_another_module_of_the_same_weights(tmp_path: Path) -> None:
