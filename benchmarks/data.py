@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.environment import environment
-from hasten.files import write_text
+from hasten.files import size, write_text
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
 SIZE, BATCH, STEP_SECONDS, STEPS = 32, 64, 0.05, 60
@@ -46,10 +46,17 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         rows = [row(count, write(count, given.folder or Path(temporary)), temporary) for count in given.files]
-    print("| | " + " | ".join(f"{r['files']:,} pictures" for r in rows) + " |\n| --- |" + " ---: |" * len(rows))
-    for label, figure in FIGURES.items():
-        print(f"| {label} | " + " | ".join(figure(r) for r in rows) + " |")
-    write_text(RESULTS, json.dumps({"batch": BATCH, "rows": rows, "environment": environment()}, indent=1) + "\n")
+    result = {"batch": BATCH, "rows": rows, "environment": environment()}
+    print(table(result))
+    write_text(RESULTS, json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures in Markdown, a column a folder."""
+    rows = result["rows"]
+    lines = ["| | " + " | ".join(f"{r['files']:,} pictures" for r in rows) + " |", "| --- |" + " ---: |" * len(rows)]
+    lines += [f"| {label} | " + " | ".join(figure(r) for r in rows) + " |" for label, figure in FIGURES.items()]
+    return "\n".join(lines)
 
 
 def write(count: int, where: Path) -> Path:
@@ -207,7 +214,7 @@ MEASURES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def memory(name: str) -> Callable[[dict[str, Any]], str]:
-    return lambda r: f"{r[name]['peak_bytes'] / 2**20:.0f} MiB, {r[name]['private_bytes'] / 2**20:.0f} private"
+    return lambda r: f"{size(r[name]['peak_bytes'])}, {size(r[name]['private_bytes'])} private"
 
 
 FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -44,7 +44,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from hasten import history
 from hasten.environment import environment, quiet
 from hasten.errors import BadInput
-from hasten.files import write_text
+from hasten.files import size, write_text
 from hasten.measure import pair, quality
 from hasten.measure.memory import peak_bytes
 from hasten.model import bundled, source
@@ -282,7 +282,7 @@ def table(result: dict[str, Any]) -> str:
             speed += f", undecided: {found['reason'].partition(':')[0]}"
         lines.append(
             f"| {row['name']} | {row['seconds_per_image']:.3g} | {speed} | {row['drift_db']:.1f} dB | "
-            f"{row['prepare_seconds']:.1f} s | {row['peak_bytes'] / 2**20:.0f} MiB |"
+            f"{row['prepare_seconds']:.1f} s | {size(row['peak_bytes'])} |"
         )
     lines += [f"| {row['name']} | failed: {row['failure']} | | | | |" for row in result["rows"] if "failure" in row]
     return "\n".join(lines)
