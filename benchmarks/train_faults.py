@@ -25,7 +25,7 @@ from hasten.environment import environment
 from hasten.errors import HastenError
 from hasten.files import write_text
 from hasten.train import log, loop, recipe
-from hasten.train.run import Run
+from hasten.train.training import Training
 from hasten.train.weights import precision
 
 RESULT = Path(__file__).parent / "results" / "train_faults.json"
@@ -52,13 +52,13 @@ class Now:
 @contextmanager
 def following() -> Iterator[None]:
     """Keep Now up to date."""
-    examples = Run.examples
+    examples = Training.examples
 
-    def seen(run: Run, batch: Any) -> Any:
+    def seen(run: Training, batch: Any) -> Any:
         Now.number = batch.number
         return examples(run, batch)
 
-    with mock.patch.object(Run, "examples", seen):
+    with mock.patch.object(Training, "examples", seen):
         yield
 
 
@@ -73,7 +73,7 @@ def bursts(rng: np.random.Generator) -> Iterator[None]:
     struck = {start + n for start in places(rng, 2) for n in range(5)}
     set_rate = loop._set_rate
 
-    def burst(run: Run) -> float:
+    def burst(run: Training) -> float:
         rate = set_rate(run)
         if run.state.batch in struck:
             rate *= 10
@@ -90,14 +90,14 @@ def bursts(rng: np.random.Generator) -> Iterator[None]:
 def corrupt(rng: np.random.Generator) -> Iterator[None]:
     """Samples fifty times too large, in six batches."""
     struck = places(rng, 6)
-    examples = Run.examples
+    examples = Training.examples
 
-    def spoiled(run: Run, batch: Any) -> Any:
+    def spoiled(run: Training, batch: Any) -> Any:
         if batch.number in struck:
             batch = type(batch)(batch.number, batch.ids, batch.samples * 50, batch.labels, batch.waited_seconds)
         return examples(run, batch)
 
-    with mock.patch.object(Run, "examples", spoiled):
+    with mock.patch.object(Training, "examples", spoiled):
         yield
 
 

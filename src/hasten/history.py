@@ -206,7 +206,7 @@ def of_seconds(seconds: Sequence[float], unit: str = "s") -> Figure:
 
 
 @dataclass(frozen=True)
-class Run:
+class Reading:
     """One run's figure in its series, how it differs from those before ("up", "down" or ""), and the plan it found."""
 
     created: str
@@ -227,7 +227,7 @@ class Series:
     sides: Mapping[str, Side]
     settings: Mapping[str, Any]
     figure: str
-    runs: Sequence[Run]
+    runs: Sequence[Reading]
 
 
 def read(path: Path) -> tuple[list[Entry], int]:
@@ -269,7 +269,7 @@ def series(entries: Sequence[Entry], figure: str) -> list[Series]:
     for group in sorted(groups.values(), key=lambda group: group[-1].created):
         last, changes = group[-1], changed([entry.figures[figure] for entry in group])
         runs = [
-            Run(entry.created, entry.commit, entry.figures[figure], change, entry.found)
+            Reading(entry.created, entry.commit, entry.figures[figure], change, entry.found)
             for entry, change in zip(group, changes, strict=True)
         ]
         found.append(

@@ -321,7 +321,7 @@ def test_the_command_shows_each_machine_apart_and_flags_what_changed(file):
 
 
 def test_bars_show_the_interval_between_the_least_and_the_greatest_end(file):
-    runs = [history.Run("2026-01-01T10:00:00", "abcdef1-dirty", speedup(r), "") for r in (1.0, 2.0)]
+    runs = [history.Reading("2026-01-01T10:00:00", "abcdef1-dirty", speedup(r), "") for r in (1.0, 2.0)]
     one = history.Series("compare", "emoji", "f1", ENV, SIDES, {}, "speedup", runs)
     first, second = history_text.table([one], 20, 0).split("\n\n")[0].splitlines()[-2:]
     assert first == "2026-01-01 10:00 abcdef1*        1x     0.98 to 1.02 o|"

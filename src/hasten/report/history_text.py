@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from hasten.console import WIDTH
 from hasten.files import size
-from hasten.history import FOUND, Figure, Run, Series
+from hasten.history import FOUND, Figure, Reading, Series
 
 BAR = 18
 PAIRED = (
@@ -51,7 +51,7 @@ def _series(one: Series, last: int) -> str:
     return "\n".join([*(textwrap.fill(head, WIDTH, subsequent_indent="   ") for head in heads), *lines])
 
 
-def _found(kind: str, runs: Sequence[Run]) -> dict[tuple[str, ...], str]:
+def _found(kind: str, runs: Sequence[Reading]) -> dict[tuple[str, ...], str]:
     """``B1``, ``B2`` and so on by the labels of the plans that ``runs`` came to; empty where they came to one."""
     labels = dict.fromkeys(tuple(run.found) for run in runs if run.found)
     return {label: f"{FOUND[kind].upper()}{n}" for n, label in enumerate(labels, 1)} if len(labels) > 1 else {}
@@ -64,7 +64,7 @@ def _machine(machine: Mapping[str, object]) -> str:
     return f"{name or 'a processor of unknown name'}{'' if cores is None else f', {cores} cores'}"
 
 
-def _line(run: Run, low: float, high: float, mark: str) -> str:
+def _line(run: Reading, low: float, high: float, mark: str) -> str:
     figure = run.figure
     commit = "" if run.commit is None else run.commit[:7] + ("*" if run.commit.endswith("-dirty") else "")
     interval = f"{_number(figure, figure.low)} to {_number(figure, figure.high)}" if figure.low is not None else ""

@@ -185,7 +185,7 @@ EVENTS: dict[str, type[Event]] = {
 
 
 @dataclass(frozen=True)
-class Run:
+class Record:
     """``about``: run.json, None where there is none yet; ``lines`` of steps and ``events``, both in order of time;
     ``held``: a process is at work in the folder; ``has_model``: it has made its model."""
 
@@ -270,13 +270,13 @@ class Run:
         return [*named.items(), (REST, max(self.seconds - sum(named.values()), 0.0))]
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path) -> Record:
     """The run in ``folder``, finished or not.  Raises BadInput for a folder that holds none, or a broken one."""
     path = folder / log.NAME
     if not path.is_file():
         raise BadInput(plain(f"{folder} holds no run of training: no {log.NAME}; pass the --out of a hasten train"))
     lines = _lines(path)
-    return Run(
+    return Record(
         _about(folder / "run.json"),
         [line for line in lines if "event" not in line],
         [line for line in lines if "event" in line],

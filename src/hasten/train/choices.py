@@ -11,10 +11,10 @@ import torch
 from hasten.data.array import Data
 from hasten.data.loader import Batch
 from hasten.model.source import Source
-from hasten.train import run as runs
+from hasten.train import training
 from hasten.train.memory import autotune, recompute
 from hasten.train.recipe import Recipe
-from hasten.train.run import Run
+from hasten.train.training import Training
 
 MEASURED = 8  # samples: bytes grow with them in proportion, so that few tell
 SECONDS = 8.0  # of measuring for a plan, as far as more samples would only make it truer
@@ -29,29 +29,29 @@ def choose(recipe: Recipe, data: Data, source: Source, batch: Batch) -> dict[str
     choices: dict[str, Any] = {}
     options = recipe.train
     if options.autotune:
-        run = runs.prepare(recipe, data, None, source, {})
+        run = training.prepare(recipe, data, None, source, {})
         plain = autotune.settings(run.network, options.threads, options.channels_last)
         chosen, trials = autotune.choose(run.network, plain, lambda setting: _rehearse(run, batch, setting))
         choices |= {"setting": asdict(chosen), "trials": [asdict(trial) for trial in trials]}
     if recipe.budget_bytes is not None:
-        run = runs.prepare(recipe, data, None, source, choices)
+        run = training.prepare(recipe, data, None, source, choices)
         fit = recompute.choose(costs(run, batch), kept_bytes(run, batch), recipe.budget_bytes, gradients(recipe))
         planned = {"peak_bytes": fit.peak_bytes, "extra_seconds": fit.extra_seconds}
         choices |= {"checkpointing": list(fit.names), "planned": planned}
     return choices
 
 
-def _rehearse(run: Run, batch: Batch, setting: autotune.Setting) -> None:
+def _rehearse(run: Training, batch: Batch, setting: autotune.Setting) -> None:
     """The forward and backward pass of one micro-batch."""
     run.setting = setting
     part = run.examples(batch).parts(run.recipe.train.accumulate)[0]
     run.losses(part)[0].backward()  # type: ignore[no-untyped-call]
-    runs.drop_gradients_(run)
+    training.drop_gradients_(run)
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
 
 
-def costs(run: Run, batch: Batch) -> recompute.Costs:
+def costs(run: Training, batch: Batch) -> recompute.Costs:
     """What the blocks of the network keep and cost in a micro-batch, measured on a few samples of ``batch``, and on as
     many more as there are time and memory for.
 
@@ -69,7 +69,7 @@ def costs(run: Run, batch: Batch) -> recompute.Costs:
             loss(count).backward()  # type: ignore[no-untyped-call]
             for optimizer in run.state.optimizers:
                 optimizer.step()
-            runs.drop_gradients_(run)
+            training.drop_gradients_(run)
 
     def grown(count: int) -> int | None:
         return recompute.grown_bytes(run.device, lambda: steps(count))
@@ -91,7 +91,7 @@ def costs(run: Run, batch: Batch) -> recompute.Costs:
     return recompute.with_workspace(found, size, max(first - known[few], 0), known)
 
 
-def kept_bytes(run: Run, batch: Batch) -> int:
+def kept_bytes(run: Training, batch: Batch) -> int:
     """What a step holds besides activations and gradients: weights, moments, averages, and four times the batch
     (clean, noise, noised, wanted)."""
     stepped = sum(each.nbytes for each in run.state.named.values())

@@ -18,9 +18,8 @@ from hasten.data.array import Data
 from hasten.data.loader import Batch
 from hasten.errors import BadInput
 from hasten.model.source import Source
-from hasten.train import choices, network, rehearsal
+from hasten.train import choices, inputs, network, rehearsal, training
 from hasten.train import recipe as recipes
-from hasten.train import run as runs
 from hasten.train.memory import checkpointing, recompute
 from hasten.train.recipe import Recipe
 from hasten.train.rehearsal import Measured
@@ -51,12 +50,12 @@ class Row:
 
 def rows(recipe: Recipe) -> Iterator[Row]:
     """Predictions, the recipe as it is first."""
-    data, _ = runs.dataset(recipe)
+    data, _ = inputs.dataset(recipe)
     source = network.source_of(recipe, data)
     data = network.labelled(data, source)
-    batch = runs.loader(recipe, data).batch(0)
+    batch = inputs.loader(recipe, data).batch(0)
     base = _changed(recipe, {"autotune": False})
-    run = runs.prepare(_changed(base, {"checkpointing": "none", "memory": None}), data, None, source, {})
+    run = training.prepare(_changed(base, {"checkpointing": "none", "memory": None}), data, None, source, {})
     costs = choices.costs(run, batch)  # of one micro-batch of the recipe as it is
     each = costs.scaled(base.train.accumulate)  # of the whole batch in one
     overhead = _step_seconds(run)
@@ -99,7 +98,7 @@ def _row(
 ) -> Row:
     options = recipe.train
     part = costs.scaled(1.0 / options.accumulate)
-    run = runs.prepare(_changed(recipe, {"memory": None}), data, None, source, {})
+    run = training.prepare(_changed(recipe, {"memory": None}), data, None, source, {})
     kept, how = choices.kept_bytes(run, batch), choices.gradients(recipe)
     names: list[str] = list(checkpointing.blocks(run.network)) if options.checkpointing == "full" else []
     if isinstance(options.checkpointing, list):
@@ -111,7 +110,7 @@ def _row(
     return Row(changes, recompute.peak_bytes(part, names, kept, how), seconds)
 
 
-def _step_seconds(run: runs.Run) -> float:
+def _step_seconds(run: training.Training) -> float:
     """The optimiser's step, with gradients of ones: the second of two, since the first makes its state."""
     for parameter in run.state.named.values():
         parameter.grad = torch.ones_like(parameter)

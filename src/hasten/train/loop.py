@@ -28,15 +28,14 @@ from hasten.errors import HastenError
 from hasten.files import replacing, write_text
 from hasten.model.grid import write_grid
 from hasten.model.source import Source
-from hasten.train import network, state
-from hasten.train import run as runs
+from hasten.train import inputs, network, state, training
 from hasten.train.choices import choose
 from hasten.train.log import Figures, Log, Shown
 from hasten.train.losses.audit import audit
 from hasten.train.memory.autotune import threads_kept
 from hasten.train.optimizers.stability import Clipped, nonfinite
 from hasten.train.recipe import Recipe
-from hasten.train.run import Run
+from hasten.train.training import Training
 from hasten.train.validate import Validator
 from hasten.train.weights import average, posthoc
 
@@ -76,18 +75,18 @@ def train(
     decode = None
     try:
         if data is None:
-            data, decode = runs.dataset(recipe, source=source)
+            data, decode = inputs.dataset(recipe, source=source)
         for note in data.notes:
             warn(note)
         source = network.source_of(recipe, data, source)
         data = network.labelled(data, source)
-        batches = runs.loader(recipe, data)
+        batches = inputs.loader(recipe, data)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(f"stopped before the first step; {AGAIN}") from interrupt
     for note in batches.notes:
         warn(note)
     told = recipe.model_dump()
-    fingerprint = runs.fingerprint(recipe, data, source)
+    fingerprint = inputs.fingerprint(recipe, data, source)
 
     with guard.holding(out), guard.stopping() as stop_asked, threads_kept():
         state.check_place(out, resume)
@@ -97,7 +96,7 @@ def train(
             for line in saved.passed_over:
                 warn(line)
         choices = choose(recipe, data, source, batches.batch(0)) if saved is None else saved.numbers["choices"]
-        run = runs.prepare(recipe, data, decode, source, choices, saved)
+        run = training.prepare(recipe, data, decode, source, choices, saved)
         now = run.state
         guard.check_room(out, state.needed_bytes(now, out), "checkpoints and the model")
         with _log(run, out, saved is not None) as log, _interrupted(run, out):
@@ -165,7 +164,7 @@ def train(
                         run.weights.spread_(run.halves, rng)
                     lap("optimizer")
                     _average(run, out, rng)
-                    runs.drop_gradients_(run)
+                    training.drop_gradients_(run)
                     now.step, now.batch = now.step + 1, batch.number + 1
                     lap("average")
 
@@ -215,7 +214,7 @@ class Lap:
 
 
 @contextmanager
-def _log(run: Run, out: Path, resumed: bool) -> Iterator[Log]:
+def _log(run: Training, out: Path, resumed: bool) -> Iterator[Log]:
     """The run's log, with what was decided before the first step in it."""
     options, now = run.recipe.train, run.state
     about = {
@@ -242,7 +241,7 @@ def _log(run: Run, out: Path, resumed: bool) -> Iterator[Log]:
 
 
 @contextmanager
-def _interrupted(run: Run, out: Path) -> Iterator[None]:
+def _interrupted(run: Training, out: Path) -> Iterator[None]:
     """An interruption at once, by a second Ctrl-C, says where it was and what is kept."""
     try:
         yield
@@ -259,7 +258,7 @@ def _stopped(step: int, steps: int) -> str:
     return f"stopped after step {step} of {steps}; --resume goes on there"
 
 
-def _set_rate(run: Run) -> float:
+def _set_rate(run: Training) -> float:
     """The learning rate of this step, put into every optimiser."""
     factor = run.rate.factor(run.state.step) * (1.0 if run.plateau is None else run.plateau.factor)
     rate = run.recipe.train.learning_rate * factor
@@ -269,7 +268,7 @@ def _set_rate(run: Run) -> float:
     return rate
 
 
-def _clip(run: Run, loss: float) -> Clipped:
+def _clip(run: Training, loss: float) -> Clipped:
     """The gradients, unscaled and clipped; of a step that was fused into backward only their norm is known."""
     if run.fused is not None:
         norm = run.fused.norm.item() if math.isfinite(loss) else math.nan  # then it did not step
@@ -284,29 +283,29 @@ def _clip(run: Run, loss: float) -> Clipped:
     return run.clip.clip_(run.weights.named.values())
 
 
-def _forget(run: Run, buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def _forget(run: Training, buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Leave weights, averages and schedule as they were before a step that is not taken."""
     for each, before in buffers:
         each.copy_(before)
-    runs.drop_gradients_(run)
+    training.drop_gradients_(run)
     if run.scaler.is_enabled():
         run.scaler.update()
 
 
-def _rewind(run: Run, out: Path, fingerprint: str, batch: Batch, loss: float, log: Log) -> None:
+def _rewind(run: Training, out: Path, fingerprint: str, batch: Batch, loss: float, log: Log) -> None:
     """Back to the newest checkpoint that had settled; the batches from there to this one are not seen again."""
     now, left = run.state, run.state.step
     rewinds, leapt = now.rewinds + 1, max(now.leapt, left)
     saved = state.read(state.before(out, left - SETTLED), fingerprint, run.recipe.model_dump())
     first = int(saved.numbers["batch"])
-    runs.drop_gradients_(run)
+    training.drop_gradients_(run)
     state.restore_(now, saved)
     now.batch, now.rewinds, now.leapt = batch.number + 1, rewinds, leapt
     batches = list(range(first, batch.number + 1))
     log.event("rewind", now.step, batch.number, from_step=left, to_step=now.step, batches=batches, loss=loss)
 
 
-def _average(run: Run, out: Path, rng: torch.Generator) -> None:
+def _average(run: Training, out: Path, rng: torch.Generator) -> None:
     """Take the new weights into the averages, and keep those of which a profile is made after training."""
     options, now = run.recipe.train, run.state
     if "average" in now.kept:
@@ -319,7 +318,7 @@ def _average(run: Run, out: Path, rng: torch.Generator) -> None:
                 posthoc.save(each, now.step + 1, out / "averages")
 
 
-def _validate(run: Run, validator: Validator, out: Path, log: Log) -> None:
+def _validate(run: Training, validator: Validator, out: Path, log: Log) -> None:
     """Held-out figures; the best model so far is kept."""
     began, now = time.perf_counter(), run.state
     found = validator.validate(run.target(), run.objective)
@@ -334,16 +333,16 @@ def _validate(run: Run, validator: Validator, out: Path, log: Log) -> None:
     log.event("validation", now.step, now.batch, seconds=time.perf_counter() - began, **values)
 
 
-def _sample(run: Run, out: Path, log: Log) -> None:
+def _sample(run: Training, out: Path, log: Log) -> None:
     """Samples of the averaged weights: a grid of pictures, an array of what is none."""
     began, now = time.perf_counter(), run.state
-    samples = runs.decoded(run, network.samples_of(run.target(), run.data, run.recipe.train.seed))
+    samples = training.decoded(run, network.samples_of(run.target(), run.data, run.recipe.train.seed))
     if samples.dim() == 4 and samples.shape[1] in (1, 3):
-        path = runs.where_to(out, now.step, ".png")
+        path = training.where_to(out, now.step, ".png")
         write_grid(samples, path)
         log.image(now.step, path)
     else:
-        path = runs.where_to(out, now.step, ".npy")
+        path = training.where_to(out, now.step, ".npy")
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, samples.numpy())
     log.event("sample", now.step, now.batch, seconds=time.perf_counter() - began, path=path.name)

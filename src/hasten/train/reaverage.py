@@ -12,9 +12,8 @@ from pathlib import Path
 
 from hasten import guard
 from hasten.errors import BadInput
-from hasten.train import network
+from hasten.train import inputs, network, training
 from hasten.train import recipe as recipes
-from hasten.train import run as runs
 from hasten.train.validate import Validator
 from hasten.train.weights import normalise, posthoc
 
@@ -69,11 +68,11 @@ def _reaverage(
             f"{folder}: no average of length {', '.join(f'{each:g}' for each in wanted)} can be made of what was kept "
             f"(off by {min(errors.values()):.0%} at least); choose one between the recipe's ema_profiles"
         )
-    data, _ = runs.dataset(recipe)
+    data, _ = inputs.dataset(recipe)
     source = network.source_of(recipe, data)
     data = network.labelled(data, source)
     validator = Validator(source, data, recipe.train.validate_samples, recipe.train.seed)
-    objective = runs.objective(recipe, source)
+    objective = training.objective(recipe, source)
     tried = []
     for each, off in possible.items():
         progress(f"sigma_rel {each:g}")

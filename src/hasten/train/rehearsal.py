@@ -60,13 +60,12 @@ class Enough(Exception):
 def run(recipe: Recipe, out: Path) -> Measured:
     """The steps, in this process."""
     from hasten.environment import environment
-    from hasten.train import log, loop, network
-    from hasten.train import run as runs
+    from hasten.train import inputs, log, loop, network
 
     device = recipe.train.device
-    data, _ = runs.dataset(recipe)
+    data, _ = inputs.dataset(recipe)
     network.source_of(recipe, data)
-    runs.loader(recipe, data).batch(0)
+    inputs.loader(recipe, data).batch(0)
     environment()
     before = 0 if device.startswith("cuda") else log.memory(device)[0]
     ends: list[float] = []

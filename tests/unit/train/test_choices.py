@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from hasten.train import choices, network, recipe
-from hasten.train import run as runs
+from hasten.train import choices, inputs, network, recipe, training
 from hasten.train.memory import recompute
 
 
@@ -16,11 +15,11 @@ def test_more_samples_are_measured_as_far_as_the_time_goes(monkeypatch, seconds:
         "train": {"steps": 6, "batch_size": 32, "warmup_steps": 1},
     }
     read = recipe.check(values, "", "test")
-    data, _ = runs.dataset(read)
-    run = runs.prepare(read, data, None, network.source_of(read, data), {})
+    data, _ = inputs.dataset(read)
+    run = training.prepare(read, data, None, network.source_of(read, data), {})
     seen: list[int] = []
-    ask = runs.Run.ask
-    monkeypatch.setattr(runs.Run, "ask", lambda self, x, *rest: seen.append(len(x)) or ask(self, x, *rest))
+    ask = training.Training.ask
+    monkeypatch.setattr(training.Training, "ask", lambda self, x, *rest: seen.append(len(x)) or ask(self, x, *rest))
     grown: list[int] = []
 
     def grown_bytes(_device: torch.device, steps) -> int:
@@ -31,7 +30,7 @@ def test_more_samples_are_measured_as_far_as_the_time_goes(monkeypatch, seconds:
     monkeypatch.setattr(recompute, "grown_bytes", grown_bytes)
     monkeypatch.setattr(choices, "MEASURED", 4)
     monkeypatch.setattr(choices, "SECONDS", seconds)
-    found = choices.costs(run, runs.loader(read, data).batch(0))
+    found = choices.costs(run, inputs.loader(read, data).batch(0))
     assert grown == measured
     assert [block.name for block in found.blocks]
     assert found.seconds > 0

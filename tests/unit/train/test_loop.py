@@ -198,7 +198,7 @@ def test_another_recipe_can_t_resume(straight, options, named: str) -> None:
 def test_other_data_can_t_resume(straight, monkeypatch) -> None:
     data = digits.load()
     changed = Data(data.name, 255 - data.samples, data.labels, data.label_names, data.held_out)
-    monkeypatch.setattr(loop.runs, "by_name", lambda *_args, **_options: changed)
+    monkeypatch.setattr(loop.inputs, "by_name", lambda *_args, **_options: changed)
     with pytest.raises(BadInput, match="was made from other data"):
         loop.train(tiny(), straight, resume=True)
 
@@ -206,7 +206,7 @@ def test_other_data_can_t_resume(straight, monkeypatch) -> None:
 def with_samples(monkeypatch, samples: np.ndarray) -> None:
     count = len(samples)
     data = Data("made", samples, np.zeros(count, np.int64), ("a",), np.zeros(count, bool), notes=("a note",))
-    monkeypatch.setattr(loop.runs, "by_name", lambda *_args, **_options: data)
+    monkeypatch.setattr(loop.inputs, "by_name", lambda *_args, **_options: data)
 
 
 def test_fewer_samples_than_a_batch(tmp_path, monkeypatch) -> None:
@@ -248,7 +248,7 @@ def test_too_many_in_a_row_end_the_run(tmp_path, monkeypatch) -> None:
 def poisoned(monkeypatch, name: str, batches: set[int]) -> None:
     """One number of the gradient of ``name`` becomes NaN in these batches."""
     gather_ = precision.Weights.gather_
-    examples = loop.Run.examples
+    examples = loop.Training.examples
     now: list[int] = []
 
     def seen(run, batch):
@@ -260,7 +260,7 @@ def poisoned(monkeypatch, name: str, batches: set[int]) -> None:
             weights.own[name].grad.view(-1)[0] = torch.nan
         gather_(weights)
 
-    monkeypatch.setattr(loop.Run, "examples", seen)
+    monkeypatch.setattr(loop.Training, "examples", seen)
     monkeypatch.setattr(precision.Weights, "gather_", gather)
 
 
@@ -301,7 +301,7 @@ def test_fp16_finds_its_scale_and_counts_what_it_cost(tmp_path, monkeypatch) -> 
 
 def spoil(monkeypatch, batches: set[int]) -> None:
     """Losses are a hundred times as large in these batches."""
-    losses, examples = loop.Run.losses, loop.Run.examples
+    losses, examples = loop.Training.losses, loop.Training.examples
     now: list[int] = []
 
     def seen(run, batch):
@@ -313,9 +313,9 @@ def spoil(monkeypatch, batches: set[int]) -> None:
         factor = 100.0 if now[0] in batches else 1.0
         return wanted * factor, error * factor
 
-    monkeypatch.setattr(loop.Run, "examples", seen)
-    monkeypatch.setattr(loop.Run, "losses", spoiled)
-    monkeypatch.setattr(loop.runs, "Spike", lambda: stability.Spike(warmup_steps=2))
+    monkeypatch.setattr(loop.Training, "examples", seen)
+    monkeypatch.setattr(loop.Training, "losses", spoiled)
+    monkeypatch.setattr(loop.training, "Spike", lambda: stability.Spike(warmup_steps=2))
 
 
 @pytest.mark.parametrize(("settled", "back"), [(2, 3), (3, 0)])
@@ -438,9 +438,9 @@ def test_labels_go_by_name_when_a_model_is_trained_further(tmp_path, cache, monk
     values = further("", pictures(tmp_path / "all", "cat", "dog", "fish")).model_dump(exclude_defaults=True)
     first = loop.train(recipe.check({**values, "model": model}, "", "test"), tmp_path / "first")
     seen = set()
-    draw = loop.runs.Objective.draw
+    draw = loop.training.Objective.draw
     monkeypatch.setattr(
-        loop.runs.Objective,
+        loop.training.Objective,
         "draw",
         lambda self, x, labels, rng: seen.update(labels.tolist()) or draw(self, x, labels, rng),
     )
@@ -472,7 +472,7 @@ def test_a_folder_s_pictures_have_the_shape_of_the_model(tmp_path, cache, shape)
     )  # fmt: skip
     DDIMPipeline(model, DDIMScheduler()).save_pretrained(tmp_path / "model")
     made = loop.train(further(tmp_path / "model", root, wide), tmp_path / "run")
-    assert loop.runs.dataset(further(made, root, wide))[0].shape == shape
+    assert loop.inputs.dataset(further(made, root, wide))[0].shape == shape
 
 
 class Tied(torch.nn.Module):
@@ -508,7 +508,7 @@ def test_a_stop_during_steps_that_are_left_out_is_heard(tmp_path, monkeypatch) -
         os.kill(os.getpid(), signal.SIGINT)
         return (run.network.conv_in.weight.sum() * torch.nan, torch.tensor(torch.nan))
 
-    monkeypatch.setattr(loop.Run, "losses", bad)
+    monkeypatch.setattr(loop.Training, "losses", bad)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 0 of 6; --resume goes on there"):
         loop.train(tiny(skip_nonfinite=10), tmp_path)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-0000000.safetensors"]
@@ -527,6 +527,6 @@ def test_an_interruption_at_once_says_what_is_kept(tmp_path, monkeypatch) -> Non
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.runs, "dataset", interrupted)
+    monkeypatch.setattr(loop.inputs, "dataset", interrupted)
     with pytest.raises(KeyboardInterrupt, match="stopped before the first step; nothing is lost"):
         loop.train(tiny(), tmp_path / "c")

@@ -112,7 +112,7 @@ def every_checkpoint(monkeypatch, kept: Path) -> None:
 
 def poison(monkeypatch, batches: set[int]) -> None:
     """The loss is NaN in these batches."""
-    losses, examples = loop.Run.losses, loop.Run.examples
+    losses, examples = loop.Training.losses, loop.Training.examples
     now: list[int] = []
 
     def seen(run, batch):
@@ -123,8 +123,8 @@ def poison(monkeypatch, batches: set[int]) -> None:
         wanted, error = losses(run, part)
         return (wanted * torch.nan, error * torch.nan) if now[0] in batches else (wanted, error)
 
-    monkeypatch.setattr(loop.Run, "examples", seen)
-    monkeypatch.setattr(loop.Run, "losses", spoiled)
+    monkeypatch.setattr(loop.Training, "examples", seen)
+    monkeypatch.setattr(loop.Training, "losses", spoiled)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -154,7 +154,7 @@ def test_from_within_accumulation(tmp_path, monkeypatch, part: int) -> None:
     """The run ends in the midst of a step's four micro-batches; the whole step is done again."""
     read = made(accumulate=4, checkpoint_every=3)
     train(read, tmp_path / "straight")
-    losses, count = loop.Run.losses, [0]
+    losses, count = loop.Training.losses, [0]
 
     def dying(run, examples):
         count[0] += 1
@@ -163,7 +163,7 @@ def test_from_within_accumulation(tmp_path, monkeypatch, part: int) -> None:
         return losses(run, examples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "losses", dying)
+        patch.setattr(loop.Training, "losses", dying)
         with pytest.raises(Killed):
             train(read, tmp_path / "out")
     train(read, tmp_path / "out", resume=True)
@@ -202,8 +202,8 @@ TECHNIQUES = {
 def test_with_every_technique(tmp_path, name: str, monkeypatch) -> None:
     if name == "schedule-free":
         pytest.importorskip("schedulefree")
-    monkeypatch.setattr(loop.runs.autotune, "SECONDS", 0.5)
-    monkeypatch.setattr(loop.runs.recompute, "grown_bytes", lambda *_: None)  # coarser than this network is large
+    monkeypatch.setattr(loop.training.autotune, "SECONDS", 0.5)
+    monkeypatch.setattr(loop.training.recompute, "grown_bytes", lambda *_: None)  # coarser than this network is large
     read = made(checkpoint_every=5, **TECHNIQUES[name])
     train(read, tmp_path / "straight")
 

@@ -10,8 +10,7 @@ from hasten.data import loader
 from hasten.diffusion import schedule
 from hasten.errors import BadInput
 from hasten.model import source as sources
-from hasten.train import loop, network, recipe
-from hasten.train import run as runs
+from hasten.train import inputs, loop, network, recipe, training
 from hasten.train.losses.objective import Objective
 from hasten.train.losses.teacher import Teacher
 
@@ -154,14 +153,14 @@ def test_answers_that_have_no_room(tiny_folder, monkeypatch) -> None:
     values = taught_recipe(tiny_folder).model_dump(exclude_defaults=True)
     values["model"], values["train"]["steps"] = {"folder": str(tiny_folder)}, 100
     values["teacher"] = {"folder": str(tiny_folder), "cached": 64}
-    monkeypatch.setattr(runs.recompute, "available_bytes", lambda _device: 2**15)
+    monkeypatch.setattr(training.recompute, "available_bytes", lambda _device: 2**15)
     with pytest.raises(BadInput, match=r"teacher.cached = 64 keeps .+ of answers and .+ are free; lower it"):
         prepared(recipe.check(values, "", "test"))
 
 
-def prepared(read: recipe.Recipe) -> tuple[runs.Run, loader.Loader]:
-    data, _ = runs.dataset(read)
-    return runs.prepare(read, data, None, network.source_of(read, data), {}), runs.loader(read, data)
+def prepared(read: recipe.Recipe) -> tuple[training.Training, loader.Loader]:
+    data, _ = inputs.dataset(read)
+    return training.prepare(read, data, None, network.source_of(read, data), {}), inputs.loader(read, data)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""A recipe, put together: data, network, objective, optimiser and what keeps them in order, as one :class:`Run`."""
+"""A recipe, put together: data, network, objective, optimiser and what keeps them in order, one :class:`Training`."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,17 +12,16 @@ from typing import Any
 import torch
 
 from hasten.data.array import Data
-from hasten.data.augment import Augment
-from hasten.data.latents import encoded
-from hasten.data.loader import Batch, Loader, by_name
+from hasten.data.loader import Batch
 from hasten.diffusion.loss import WEIGHTINGS
 from hasten.errors import BadInput
 from hasten.files import size
 from hasten.model import source as sources
-from hasten.model import upsample, vae
+from hasten.model import upsample
 from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.train import network, state
+from hasten.train.inputs import Decode
 from hasten.train.losses.objective import Examples, Objective
 from hasten.train.losses.teacher import Teacher
 from hasten.train.losses.uncertainty import Uncertainty
@@ -36,11 +34,9 @@ from hasten.train.recipe import Recipe
 from hasten.train.weights import average, normalise, precision
 from hasten.train.weights.zeros import Zeros
 
-Decode = Callable[[torch.Tensor], torch.Tensor]
-
 
 @dataclass(eq=False)
-class Run:
+class Training:
     """All that a training loop works with.  What it needs to go on exactly is in ``state``, and only there.
 
     ``tracked``: the weights that averages follow, by their name in the network; ``halves``: the names of those that the
@@ -128,61 +124,6 @@ def seed_of(recipe: Recipe, number: int) -> int:
     return recipe.train.seed * 1_000_003 + number
 
 
-def dataset(
-    recipe: Recipe, progress: Callable[[int, int], None] | None = None, source: Source | None = None
-) -> tuple[Data, Decode | None]:
-    """The recipe's data, and what makes pictures of its latents, if they are some.
-
-    Pictures, but for digits, have the channels and, as wide as it is, the height of the network that is trained
-    further: ``source``, or the recipe's own.
-    """
-    section = recipe.data
-    channels, size = 3, (section.size, section.size)
-    if section.vae is None and section.name != "digits":
-        if source is None and recipe.model.folder is not None:
-            source = sources.load(recipe.model.folder)
-        if source is not None and len(source.shape) == 3:
-            channels = source.shape[0]
-            if section.size == source.shape[2]:
-                size = (source.shape[1], source.shape[2])
-    levels = len(recipe.model.block_out_channels or (1, 1, 1, 1))
-    data = by_name(
-        section.name,
-        size,
-        section.path,
-        channels,
-        skip_bad=section.skip_bad,
-        buckets=section.buckets,
-        multiple=2 ** (levels - 1),
-        progress=progress,
-    )
-    if section.vae is None:
-        return data, None
-    encoder = vae.load(section.vae, recipe.train.device)
-    return encoded(data, encoder, progress), encoder.decode
-
-
-def loader(recipe: Recipe, data: Data) -> Loader:
-    """The recipe's batches of ``data``."""
-    section, options = recipe.data, recipe.train
-    augment = Augment(flip=section.flip, shift=section.shift)
-    return Loader(
-        data,
-        options.batch_size,
-        options.seed,
-        device=options.device,
-        workers=section.workers,
-        augment=augment,
-        period=None if recipe.teacher is None else recipe.teacher.cached,
-    )
-
-
-def fingerprint(recipe: Recipe, data: Data, source: Source) -> str:
-    """What must be the same for a run to go on from a checkpoint, as 64 hexadecimal digits."""
-    taught = "" if recipe.teacher is None else sources.load(recipe.teacher.folder).weight_hash
-    return hashlib.sha256(f"{recipe.identity}{source.weight_hash}{data.digest()}{taught}".encode()).hexdigest()
-
-
 def prepare(
     recipe: Recipe,
     data: Data,
@@ -190,7 +131,7 @@ def prepare(
     source: Source,
     choices: dict[str, Any],
     saved: state.Saved | None = None,
-) -> Run:
+) -> Training:
     """Everything ``recipe`` asks for under ``choices``, at the start or as ``saved``.
 
     Raises BadInput where the recipe asks for what the network or the machine can't do.
@@ -214,7 +155,7 @@ def prepare(
     fused, all_optimizers, named = _optimizers(recipe, module, weights, learnt)
     wide = {id(own): weights.named[name] for name, own in weights.own.items()}  # of tied weights, by either name
     own = {name: wide.get(id(value), value) for name, value in module.state_dict(keep_vars=True).items()}
-    run = Run(
+    run = Training(
         recipe=recipe,
         data=data,
         decode=decode,
@@ -325,7 +266,7 @@ def objective(recipe: Recipe, source: Source) -> Objective:
     )
 
 
-def _averages_(run: Run) -> None:
+def _averages_(run: Training) -> None:
     """Room for the averages, and for what else is kept by tensors."""
     options = run.recipe.train
     dtype, device = getattr(torch, options.ema_dtype), torch.device("cpu") if options.ema_on_host else None
@@ -337,7 +278,7 @@ def _averages_(run: Run) -> None:
         run.state.kept["lengths"] = run.forced.lengths
 
 
-def _parts_(run: Run) -> None:
+def _parts_(run: Training) -> None:
     """What is kept by numbers."""
     parts: dict[str, Any] = {"clip": run.clip, "spike": run.spike, "plateau": run.plateau}
     run.state.parts = {name: (part.state, part.restore_) for name, part in parts.items() if part is not None}
@@ -353,13 +294,13 @@ def _restore_scaler_(scaler: torch.amp.GradScaler, values: state.Numbers) -> Non
         scaler.load_state_dict(dict(values))
 
 
-def drop_gradients_(run: Run) -> None:
+def drop_gradients_(run: Training) -> None:
     """No gradient is left."""
     for parameter in (*run.network.parameters(), *run.state.named.values()):
         parameter.grad = None
 
 
-def decoded(run: Run, samples: torch.Tensor) -> torch.Tensor:
+def decoded(run: Training, samples: torch.Tensor) -> torch.Tensor:
     """``samples`` as pictures, where they are latents."""
     return samples if run.decode is None else run.decode(samples)
 
