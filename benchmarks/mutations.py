@@ -517,12 +517,12 @@ def configs(rng: random.Random, good: Good, place: Path) -> list[str]:
 
 def scheduler(rng: random.Random, model: Path) -> None:
     """Another scheduler, rightly configured, or this one with more keys."""
-    from hasten.model import config
+    from hasten.model import noise
 
     path, index = model / "scheduler" / "scheduler_config.json", model / "model_index.json"
     value, known = json.loads(path.read_text()), json.loads(index.read_text())
     if rng.random() < 0.6:
-        value["_class_name"] = rng.choice(sorted(config.DISCRETE))
+        value["_class_name"] = rng.choice(sorted(noise.DISCRETE))
         known["scheduler"][1] = value["_class_name"]
         index.write_text(json.dumps(known))
     more = {

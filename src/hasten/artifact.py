@@ -35,13 +35,14 @@ from safetensors.torch import save as save_tensors
 
 from hasten import guard
 from hasten.environment import check_device, differences, environment
-from hasten.errors import BadInput
+from hasten.errors import BadInput, shown
 from hasten.files import sha256, why, write_bytes, write_text
 from hasten.model import source as sources
-from hasten.model.config import Checked, checked, read_json
+from hasten.model.checked import Checked, checked
+from hasten.model.header import check_header
+from hasten.model.inside import read_json
 from hasten.model.source import BASELINE_STEPS, Source, weights_of, with_weights
 from hasten.model.target import Target
-from hasten.model.weights import check_header, shown
 from hasten.model.workload import Case, draw
 from hasten.technique import plan as plans
 from hasten.technique.contract import Prepared

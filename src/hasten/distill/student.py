@@ -25,10 +25,10 @@ from hasten.distill.channels import Scores, Taylor, magnitude, pruned, smaller
 from hasten.errors import BadInput
 from hasten.files import toml, write_text
 from hasten.measure.damage import LEVELS, decibel
-from hasten.model.config import UNet2D, checked, read_folder
+from hasten.model.checked import checked, parse_object
+from hasten.model.config import UNet2D, read_folder
 from hasten.model.folder import save_folder
 from hasten.model.source import Source
-from hasten.model.weights import parse_object
 from hasten.technique.precision import Precision
 from hasten.train import loop, recipe, rehearsal, state
 from hasten.train.losses.objective import Objective

@@ -22,7 +22,7 @@ from hasten.diffusion.prediction import Prediction, from_sample
 from hasten.diffusion.schedule import Schedule
 from hasten.diffusion.table import Clip, Table
 from hasten.errors import BadInput
-from hasten.model.config import Checked, checked
+from hasten.model.checked import Checked, checked
 
 NEGLIGIBLE = 1e-6  # of a row's largest coefficient: schedulers compute in float32
 PURE = 1e-3  # how far what is clipped may be from one prediction

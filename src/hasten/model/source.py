@@ -23,7 +23,8 @@ from hasten.diffusion.table import Table
 from hasten.environment import check_device
 from hasten.errors import BadInput, did_you_mean
 from hasten.model import own, scheduler
-from hasten.model.config import read_folder, schedule_of
+from hasten.model.config import read_folder
+from hasten.model.noise import schedule_of
 from hasten.model.target import Call, Facts, Target, TorchNetwork
 from hasten.model.upsample import upsamplers
 from hasten.model.weights import build_network, weight_hash

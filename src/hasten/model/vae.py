@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from hasten.environment import check_device
-from hasten.errors import BadInput
-from hasten.model.config import Channels, Checked, FolderSpec, check_folder, checked, read_json, weight_files_in
-from hasten.model.weights import headers, load_weights, match, shown, weight_hash
+from hasten.errors import BadInput, shown
+from hasten.model.checked import Channels, Checked, checked
+from hasten.model.config import FolderSpec
+from hasten.model.header import headers, match
+from hasten.model.inside import check_folder, read_json, weight_files_in
+from hasten.model.weights import load_weights, weight_hash
 
 if TYPE_CHECKING:  # what is wrong with a folder is said before torch is imported
     import torch

@@ -15,9 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hasten.errors import BadInput
-from hasten.model import weights
+from hasten.model import header, weights
 from hasten.model.config import read_folder
-from hasten.model.weights import TensorInfo, build_network, check_header, load_weights, match, weight_hash
+from hasten.model.header import TensorInfo, check_header, match
+from hasten.model.weights import build_network, load_weights, weight_hash
 
 NAME = "diffusion_pytorch_model.safetensors"
 WIDE = {"block_out_channels": (32, 32)}  # some of diffusers' blocks have 32 groups whatever the config says
@@ -159,7 +160,7 @@ def test_broken_file_is_refused_before_torch_allocates(case, folder, monkeypatch
 
 
 def test_header_over_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "HEADER_LIMIT", 50)
+    monkeypatch.setattr(header, "HEADER_LIMIT", 50)
     (tmp_path / NAME).write_bytes(pack(PAIR, bytes(16)))
     assert "the header claims 123 bytes, at most 50 are allowed" in line(check_header, tmp_path / NAME)
 
