@@ -52,8 +52,8 @@ class Precision:
     @classmethod
     def rests_on(cls) -> str:
         """Kernels of torch, without which a processor would emulate them."""
-        found = (f"{label} {'here' if _kernels(dtype) else 'refused: none'}" for dtype, (_, label) in DTYPES.items())
-        return f"torch's kernels for this CPU; {', '.join(found)}"
+        found = (f"{label} {'yes' if _kernels(dtype) else 'none, refused'}" for dtype, (_, label) in DTYPES.items())
+        return f"torch's kernels here: {', '.join(found)}"
 
     def refuse(self, facts: Facts) -> str | None:
         """A processor without such kernels gets an emulation, some fifty times slower than float32."""
