@@ -179,12 +179,12 @@ class Good:
         made = self.folder / "begun"
         self.run_whole("optimize", self.model, "--out", made, cut=True)
         rows = [
-            {"point": {"engine": "a", "solver": "ddim", "grid": "uniform", "steps": n, "images": 3}, "measured": {}}
+            {"point": {"way": "a", "solver": "ddim", "grid": "uniform", "steps": n, "images": 3}, "measured": {}}
             for n in (1, 2)
         ]
         (made / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         kept = {"plan": self.plans[1]["techniques"], "reason": "", "seconds": [0.1, 0.2], "drift_db": 60.0}
-        (made / "engines.json").write_text(json.dumps([kept | {"plan": []}, kept]) + "\n")
+        (made / "ways.json").write_text(json.dumps([kept | {"plan": []}, kept]) + "\n")
         return made
 
     @cached_property
@@ -619,7 +619,7 @@ def runs(rng: random.Random, good: Good, place: Path) -> list[str]:
         return ["history", "--file", str(path), *rng.choice(([], ["--json"], ["--figure", "x"], ["--last", "1"]))]
     if way == 1:
         run = copied(good.begun, place / "run")
-        path = run / rng.choice(("run.json", "history.jsonl", "engines.json"))
+        path = run / rng.choice(("run.json", "history.jsonl", "ways.json"))
         (spoil_lines if path.suffix == ".jsonl" else spoil_json)(rng, path)
         return ["optimize", str(good.model), "--out", str(run), "--resume"]
     run = copied((good.run, good.run, good.profiled, good.optimised)[way % 4], place / "run")
@@ -907,12 +907,13 @@ def cut_off() -> None:
     from hasten.distill import student
     from hasten.measure import roofline
     from hasten.model.target import Target
+    from hasten.report import train_text
     from hasten.search import loop as searching
     from hasten.story import compare, optimize
-    from hasten.story.stages import ways as engines
+    from hasten.story.stages import ways
     from hasten.train import rehearsal
 
-    begun = console.training
+    begun = train_text.training
 
     @contextlib.contextmanager
     def training() -> Iterator[Any]:
@@ -928,14 +929,14 @@ def cut_off() -> None:
         return whole(self, case)
 
     def search(run: Any, *_others: Any) -> NoReturn:
-        if (run.out / "engines.json").exists():
-            engines.kept_in(run.out / "engines.json")
+        if (run.out / "ways.json").exists():
+            ways.kept_in(run.out / "ways.json")
         searching.read(run.out / "history.jsonl")
         raise Taken
 
     memory = psutil.virtual_memory()._replace(available=MOST_BYTES)
     psutil.virtual_memory = lambda: memory
-    console.training = training
+    train_text.training = training
     setattr(Target, "sample", sample)  # noqa: B010
     optimize._optimize = search
     for module, name in ((compare, "read_reference"), (compare, "timed"), (rehearsal, "measure"), (student, "taylor")):

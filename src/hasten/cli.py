@@ -444,16 +444,18 @@ def train(recipe: Path, out: Path, resume: str | None, plan: bool) -> None:
     read = recipes.read(recipe)
     guard.check_memory(read.least_bytes, f"{recipe}: a step of {read.train.batch_size:,} samples")
     if plan:
+        from hasten.report import train_text
         from hasten.train import forecast as plans
 
         with console.progress() as report:
             found = list(plans.measured(read, list(plans.rows(read)), lambda row: report("plan", row, 0.0)))
-        click.echo(console.step_table(found))
+        click.echo(train_text.step_table(found))
         return
+    from hasten.report import train_text
     from hasten.train import loop
 
     where: bool | Path = True if resume == "newest" else Path(resume) if resume else False
-    with console.training() as (progress, warn):
+    with train_text.training() as (progress, warn):
         folder = loop.train(read, out, where, progress, warn)
     _say(f"written     {folder}")
 
@@ -563,8 +565,9 @@ def distill(
         raise BadInput(f"--student {student}: no file or folder; give channels=0.5, a config.json or a model folder")
     from hasten import load
     from hasten.distill import student as students
+    from hasten.report import train_text
 
-    with console.training() as (progress, warn):
+    with train_text.training() as (progress, warn):
         folder = students.distill(
             load(source), student, data, seconds, out, resume=resume, seed=seed, batch_size=batch, cached=cached,
             features=features, progress=progress, warn=warn,
@@ -728,7 +731,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the errors that hasten raises become one line and an exit status."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     # remarks on parts that are not used here, and on folders of a person without a home
-    for name in ("torchao", "diffusers.quantizers", "torch.utils._pytree", "matplotlib"):
+    for name in ("torchao", "diffusers.quantizers", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.ERROR)
     given = sys.argv[1:] if arguments is None else arguments
     command = next((f"hasten {word}" for word in given if word in cli.commands), "hasten")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hasten import console
 from hasten.errors import BadInput
+from hasten.report import train_text
 from hasten.train import log
 from hasten.train.log import Figures, Log, Shown
 
@@ -155,7 +155,7 @@ def test_what_the_terminal_shows(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_two_lines_of_80_columns(shown: Shown) -> None:
-    lines = console.training_lines(shown).splitlines()
+    lines = train_text.training_lines(shown).splitlines()
     assert len(lines) == 2
     assert max(map(len, lines)) <= 80
     assert f"{shown.step:,} of {shown.steps:,}" in lines[0]
