@@ -2,10 +2,10 @@
 
     python benchmarks/search_cost.py            # 20 minutes; benchmarks/results/search_cost.json
 
-The space is small enough to enumerate: the engines that `hasten optimize` keeps, all its solvers and time grids, 6 to
+The space is small enough to enumerate: the ways to run the network that `hasten optimize` keeps, all its solvers and time grids, 6 to
 10 evaluations; three seeds of the noise.  Every point is judged on the same 64 images as the search judges by.  Cost is
 counted in images times evaluations, ranking included, so it does not depend on the clock.  How much slower the plan
-found is than the fastest plan that holds the budget is told at several budgets, with all engines and with the slowest.
+found is than the fastest plan that holds the budget is told at several budgets, with all ways and with the slowest.
 """
 
 from __future__ import annotations
@@ -19,19 +19,16 @@ from typing import Any
 
 from hasten import propose
 from hasten.data import emoji
-from hasten.environment import environment, fingerprint
+from hasten.environment import environment
 from hasten.files import write_text
-from hasten.measure import roofline
 from hasten.model import bundled
 from hasten.model import source as sources
 from hasten.search import factorised
 from hasten.search.factorised import Trial
 from hasten.search.loop import search
 from hasten.search.space import ALL, Point, Space, key, point
-from hasten.story.optimize import read_reference
-from hasten.story.stages import trials
-from hasten.story.stages import ways as engines
-from hasten.story.stages.run import SEARCH, Run
+from hasten.story.stages import keeping, reference, trials, trying, ways
+from hasten.story.stages.run import Limits, Run, Settings
 from hasten.story.stages.trials import SEARCH_IMAGES
 
 RESULT = Path(__file__).parent / "results" / "search_cost.json"
@@ -64,13 +61,14 @@ class Measured:
 def prepared(out: Path, seed: int) -> tuple[Space, Measured]:
     """The space with measured costs, and where its points are judged: as in `hasten optimize`."""
     source, data = sources.load(bundled.folder()), emoji.load(32)
-    run = Run(source, data, out, 0.02, 1e6, 16, seed, lambda *said: print(*said[:2], flush=True), lambda: False)
+    settings = Settings(1e6, seed=seed)
+    run = Run(source, data, out, Limits(), settings, lambda *said: print(*said[:2], flush=True), lambda: False)
     target = source.build()
-    rows = engines.profile_network(target, run.workload(SEARCH, 1), roofline.peaks("cpu", fingerprint(environment())))
-    tried = engines.try_engines(run, propose.engines(target.facts, rows, 0.0)[0])
-    kept = engines.keep(tried, run)
-    bench = trials.Bench(run, kept, tried, read_reference(run, target, tried, None))
-    space = propose.space(target.facts, trials.costs(kept, run.goal), engines.closest(kept).name)
+    rows = trying.profile_network(run, target)
+    tried = trying.try_ways(run, propose.ways(target.facts, rows, 0.0)[0])
+    kept = keeping.keep(tried, run)
+    bench = trials.Bench(run, kept, tried, reference.read(run, target, tried))
+    space = propose.space(target.facts, trials.costs(kept, run.limits.goal), ways.closest(kept).hash)
     return replace(space, steps=STEPS), Measured(bench)
 
 
@@ -113,13 +111,13 @@ def compared(space: Space, measured: Measured, out: Path, budget: float) -> dict
 
 
 def main() -> None:
-    """All budgets and seeds, with all engines and with the slowest alone."""
+    """All budgets and seeds, with all ways and with the slowest alone."""
     rows, costs = [], []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             space, measured = prepared(Path(folder), seed)
             slowest = replace(space, costs=space.costs[-1:], ranked_on=space.costs[-1].way)
-            costs.append([vars(cost) for cost in space.costs])
+            costs.append([vars(cost) | {"label": measured.bench.ways[cost.way].label} for cost in space.costs])
             for searched, budget in product((space, slowest), BUDGETS):
                 rows.append({"seed": seed} | compared(searched, measured, Path(folder), budget))
                 print(json.dumps(rows[-1]), flush=True)

@@ -44,7 +44,7 @@ class Refusal:
     reason: str
 
 
-def engines(
+def ways(
     facts: Facts, rows: Sequence[Row], seconds: float, students: Sequence[Swap] = (), small: bool = False
 ) -> tuple[list[Proposal], list[Refusal]]:
     """Ways to run the same network faster, cheapest preparation first, and what was refused from the start.
@@ -90,7 +90,7 @@ def engines(
     proposals: list[Proposal] = []
     refusals: dict[str, Refusal] = {}
     if seconds < COMPILE_SECONDS:
-        late = f"not tried: compiling takes about a minute; give --time {COMPILE_SECONDS / 60:.0f}m"
+        late = f"not tried: compiling takes about a minute; give a run {COMPILE_SECONDS / 60:.0f} minutes"
         compiled: tuple[Technique, ...] = (*compilers, *linears)
         refusals = {t.name: Refusal(t.name, t.label, late) for t in compiled}
     if linear < LINEAR_SHARE:
@@ -113,7 +113,7 @@ def engines(
 
 
 def space(facts: Facts, costs: Sequence[Cost], ranked_on: str) -> Space:
-    """What is searched: the engines that were kept, and solvers with time grids and numbers of evaluations."""
+    """What is searched: the ways that were kept, and solvers with time grids and numbers of evaluations."""
     samplers = Sampler.choices(facts)
     tables = tuple(dict.fromkeys((s.solver, s.grid) for s in samplers))
     return Space(tuple(costs), ranked_on, tables, tuple(sorted({s.steps for s in samplers})))

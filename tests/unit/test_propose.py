@@ -20,7 +20,7 @@ def rows(**shares: float) -> list[Row]:
 
 
 def tried(linear: float, seconds: float, facts: Facts = FACTS) -> tuple[list[str], dict[str, str]]:
-    proposals, refusals = propose.engines(facts, rows(Linear=linear, GroupNorm=1 - linear), seconds)
+    proposals, refusals = propose.ways(facts, rows(Linear=linear, GroupNorm=1 - linear), seconds)
     return [" + ".join(t.name for t in p.plan.techniques) for p in proposals], {r.technique: r.reason for r in refusals}
 
 
@@ -30,7 +30,7 @@ def test_int8_in_linear_layers_is_tried_compiled_where_they_take_the_time() -> N
     assert names.count("int8_linear + compile") == len(Int8Linear.choices(FACTS))
     assert "int8_linear" not in names  # rounding that nothing fuses is slower than what it saves
     assert "int8_linear" not in refusals
-    proposals, _ = propose.engines(FACTS, rows(Linear=0.6, GroupNorm=0.4), 3600)
+    proposals, _ = propose.ways(FACTS, rows(Linear=0.6, GroupNorm=0.4), 3600)
     reason = next(p.reason for p in proposals if p.plan.find("int8_linear"))
     assert reason == "60% of the time is in linear layers, which INT8 instructions may do faster"
 
@@ -44,7 +44,7 @@ def test_it_is_refused_with_the_reason() -> None:
     names, refusals = tried(0.6, 60)
     assert not any("compile" in name for name in names)
     assert (
-        refusals["int8_linear"] == refusals["compile"] == "not tried: compiling takes about a minute; give --time 10m"
+        refusals["int8_linear"] == refusals["compile"] == "not tried: compiling takes about a minute; give a run 10 minutes"
     )
 
 

@@ -18,23 +18,23 @@ from typing import Any
 
 import torch
 
-from hasten import gate, history, subject
+from hasten import gate, history, result, subject
 from hasten.data.array import Data
 from hasten.environment import environment, python_child
 from hasten.errors import BadInput, HastenError
 from hasten.gate import Condition
 from hasten.measure import pair, quality
 from hasten.measure.clock import Clock, Deadline
-from hasten.measure.copies import MOST_TRAINING
 from hasten.measure.features import Features, network_features
-from hasten.measure.memory import peaks_at_once
 from hasten.measure.pair import Comparison
 from hasten.measure.stats import FEWEST_ROUNDS
 from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.model.workload import Case, Workload, draw
-from hasten.result import as_rows, speedup
+from hasten.result import NOT_ELSEWHERE, as_rows, speedup
 from hasten.story.stages import enough
+from hasten.story.stages import reference as references
+from hasten.story.stages.saving import side_of
 from hasten.subject import Subject, sample_once
 from hasten.train.step import Epoch, TrainStep
 
@@ -143,7 +143,7 @@ def compare(
     warnings = list(main.warnings)
     if asked.images < images:
         at_once = f"{asked.images} image{'s' if asked.images > 1 else ''} at once"
-        warnings.append(f"timed {at_once}, not {images}: a longer --time allows more")
+        warnings.append(f"timed {at_once}, not {images}: a longer time allows more")
     peaks = peak_memory(asked, main, warnings)
     found = speedup(main)
     few = found["rounds"] < FEWEST_ROUNDS
@@ -184,15 +184,7 @@ def remember(
 ) -> list[str]:
     """Add the comparison to the history; the warning of one that can't be written to."""
     figures = history.of_pair(main, judged, peaks)
-    sides = {
-        name: history.Side(
-            named.source.name,
-            named.source.weight_hash,
-            named.plan.hash,
-            named.plan.label_on(named.source.sampler_label),
-        )
-        for name, named in (("a", asked.a), ("b", asked.b))
-    }
+    sides = {"a": side_of(asked.a.source, asked.a.plan), "b": side_of(asked.b.source, asked.b.plan)}
     settings = {
         "kind": asked.kind,
         "images": asked.images,
@@ -229,9 +221,7 @@ def read_reference(asked: Asked, features: Features | None) -> quality.Reference
     network = asked.a.source.build()  # features are of A's own torch network, whatever engine A runs on
     features = features or network_features(network)
     if asked.data is not None:
-        kept_apart = asked.data.part(held_out=True, most=MOST_TRAINING)[0]
-        train = asked.data.part(held_out=False, most=MOST_TRAINING)[0]
-        return quality.reference(network, train, origin=asked.data.name, real=kept_apart, features=features)
+        return references.of_data(network, asked.data, features)
     target = asked.target("baseline")
     made: list[torch.Tensor] = []
     for case in asked.workload(REFERENCE_IMAGES // quality.MIN_PAIRS, quality.MIN_PAIRS, 3).cases:
@@ -372,13 +362,10 @@ def peak_memory(asked: Asked, main: Comparison, warnings: list[str]) -> list[int
     words = [asked.kind, str(asked.images), data, asked.a.source.device]
     sides = (asked.a, asked.b)
     if any(not named.named for named in sides):
-        warnings.append("peak memory was not measured: a module of your own can't be built in another process")
+        warnings.append(NOT_ELSEWHERE)
         return [None, None]
-    found = peaks_at_once([python_child("-c", ONCE, named.text, *words) for named in sides], 600.0)
-    for named, answer in zip(sides, found, strict=True):
-        if isinstance(answer, HastenError):
-            warnings.append(f"peak memory of {named.text} was not measured: {answer}")
-    return [None if isinstance(answer, HastenError) else answer for answer in found]
+    programs = [python_child("-c", ONCE, named.text, *words) for named in sides]
+    return result.peaks([named.text for named in sides], programs, 600.0, warnings)
 
 
 def once(text: str, kind: str, images: str, data: str, device: str) -> None:

@@ -38,6 +38,7 @@ from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import Case, draw
 from hasten.runtime import openvino
 from hasten.story.bottleneck import headline
+from hasten.story.stages.saving import side_of
 from hasten.subject import Subject
 from hasten.technique.quantize import calibration_states
 from hasten.train.step import TrainStep
@@ -182,14 +183,7 @@ def remember(result: dict[str, Any], named: Subject) -> None:
         figures["outside_seconds"] = history.Figure(result["steps"]["outside_seconds"], unit="s")
     if result["memory"] is not None:
         figures["peak_bytes"] = history.Figure(float(result["memory"]["peak_bytes"]), unit="bytes")
-    sides = {
-        "a": history.Side(
-            named.source.name,
-            named.source.weight_hash,
-            named.plan.hash,
-            named.plan.label_on(named.source.sampler_label),
-        )
-    }
+    sides = {"a": side_of(named.source, named.plan)}
     settings = {"images": result["images"], "train": result["train"], "device": result["device"]}
     warning = history.record("profile", named.text, figures, sides=sides, settings=settings, env=result["environment"])
     result["notes"] += [warning] if warning else []

@@ -21,8 +21,7 @@ from hasten.model.target import Target
 from hasten.model.workload import Case
 from hasten.propose import Proposal
 from hasten.story import compare
-from hasten.story.stages import run
-from hasten.story.stages import ways as engines
+from hasten.story.stages import run, trying
 from hasten.technique.plan import Plan
 from hasten.technique.quantize import Quantize
 from hasten.technique.runtime import Runtime
@@ -32,8 +31,8 @@ from hasten.technique.runtime import Runtime
 ROWS = {"": 0.0083, "runtime": 0.0037, "quantize": 0.003}
 PREPARED = {"": 0.1, "runtime": 2.0, "quantize": 5.0}
 FIXED = {
-    (engines, "profile_network"): 1.5,
-    (engines, "profile_engine"): 0.5,
+    (trying, "profile_network"): 1.5,
+    (trying, "profile_winner"): 0.5,
     (quality, "reference"): 3.2,
     (quality, "compare"): 0.3,
     (artifact, "save"): 1.5,
@@ -135,7 +134,7 @@ def found() -> dict[float, dict[str, Any]]:
 @pytest.mark.parametrize("slowness", [0.25, 1.0, 2.0, 4.0])
 def test_optimize_keeps_its_time_and_proves_a_plan(slowness, source, data, found, tmp_path: Path, monkeypatch) -> None:
     plans = [(Runtime(streams=1),), (Runtime(streams=1), Quantize())]
-    monkeypatch.setattr(propose, "engines", lambda *_: ([Proposal(Plan(each), "") for each in plans], []))
+    monkeypatch.setattr(propose, "ways", lambda *_: ([Proposal(Plan(each), "") for each in plans], []))
     machine = Machine(slowness, monkeypatch)
     found[slowness] = hasten.optimize(source, data, out=tmp_path, seconds=240.0)
     assert machine.seconds <= 1.1 * 240.0
@@ -150,7 +149,7 @@ def test_at_half_the_speed_the_result_is_as_good(found) -> None:
 
 def test_what_a_quarter_of_the_speed_leaves_undone_is_said(found) -> None:
     said = " ".join(found[4.0]["warnings"])
-    assert "at once, not 16: a longer --time allows more" in said
+    assert "at once, not 16: a longer time allows more" in said
     assert "the time ended the search before" in said
 
 

@@ -19,7 +19,7 @@ from hasten.measure.stats import FEWEST_ROUNDS, Verdict, median_ratio
 from hasten.model.target import Target
 from hasten.story.stages import enough
 from hasten.story.stages.run import CONFIRM, MORE, UNTIMED_BATCH, Run
-from hasten.story.stages.ways import CONVERGED, Engine, faithful, faithful_seconds
+from hasten.story.stages.ways import CONVERGED, Way, faithful, faithful_seconds
 from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
@@ -45,20 +45,20 @@ class Confirmed:
     passed: bool
 
 
-def confirm(run: Run, finalists: list[Plan], safe: Plan, reference: Reference, engines: list[Engine]) -> Confirmed:
+def confirm(run: Run, finalists: list[Plan], safe: Plan, reference: Reference, ways: list[Way]) -> Confirmed:
     """All finalists against the baseline in the same rounds on fresh cases; the order among them was fixed before.
 
     The winner is the first one without a measurable loss, else the first one within budget.  Where none is, ``safe``
     is confirmed: an engine alone with the baseline's own steps.  Where that does not hold either, the one that loses
     least is told of, with ``passed`` False.
     """
-    measured = _measure(run, finalists, reference, engines, CONFIRM_END)
+    measured = _measure(run, finalists, reference, ways, CONFIRM_END)
     winner = _best(measured)
     if winner is None and safe.techniques and safe not in finalists and not run.stopped():
         run.warnings.append(
             "no finalist held on fresh cases: the engine alone was confirmed, with the baseline's steps"
         )
-        again = _measure(run, [safe], reference, engines, SAFE_END)
+        again = _measure(run, [safe], reference, ways, SAFE_END)
         winner = _best(again)
         measured += again
     if winner is not None:
@@ -76,25 +76,23 @@ def _best(measured: list[Confirmed]) -> Confirmed | None:
     return next((each for verdict in HELD for each in measured if held(each) and each.quality.verdict == verdict), None)
 
 
-def seconds_per_image(run: Run, plan: Plan, engines: list[Engine]) -> float:
-    """What the rounds of the engines say that an image takes."""
+def seconds_per_image(run: Run, plan: Plan, ways: list[Way]) -> float:
+    """What the rounds of the ways say that an image takes."""
     network = plan.without(Sampler.name)[0] if plan.find(Sampler.name) else plan
-    engine = next((each for each in engines if each.plan == network and each.seconds), engines[0])
+    way = next((each for each in ways if each.plan == network and each.seconds), ways[0])
     sampler = plan.find(Sampler.name)
-    return engine.median_seconds * (sampler.steps if isinstance(sampler, Sampler) else run.source.table.evaluations)
+    return way.median_seconds * (sampler.steps if isinstance(sampler, Sampler) else run.source.table.evaluations)
 
 
-def _measure(
-    run: Run, finalists: list[Plan], reference: Reference, engines: list[Engine], end: float
-) -> list[Confirmed]:
+def _measure(run: Run, finalists: list[Plan], reference: Reference, ways: list[Way], end: float) -> list[Confirmed]:
     """Each finalist that could be sampled, in the order given; a round has as many images as the time until ``end``
     allows."""
     run.say("confirm", "fresh cases")
-    costs = sum(seconds_per_image(run, plan, engines) for plan in (Plan(), *finalists))
-    images = max(run.images_that_fit(costs, FEWEST_ROUNDS + 1, end, run.images_per_case), 1)
-    if images < run.images_per_case:
+    costs = sum(seconds_per_image(run, plan, ways) for plan in (Plan(), *finalists))
+    images = max(run.images_that_fit(costs, FEWEST_ROUNDS + 1, end, run.settings.images_per_case), 1)
+    if images < run.settings.images_per_case:
         at_once = f"{images} image{'s' if images > 1 else ''} at once"
-        run.warnings.append(f"timed {at_once}, not {run.images_per_case}: a longer --time allows more")
+        run.warnings.append(f"timed {at_once}, not {run.settings.images_per_case}: a longer time allows more")
     workload = run.workload(CONFIRM, ROUNDS, images)
     builders: dict[str, pair.Builder] = {"baseline": lambda: run.build(Plan())}
     for number, plan in enumerate(finalists):
@@ -113,15 +111,15 @@ def _measure(
         builders,
         "baseline",
         workload,
-        pair.Rounds(ROUNDS, seed=run.seed, stop=stop, on_round=on_round, clock=run.clock, narrow=NARROW),
+        pair.Rounds(ROUNDS, seed=run.settings.seed, stop=stop, on_round=on_round, clock=run.clock, narrow=NARROW),
     )
     run.warnings += next(iter(comparisons.values())).warnings
     measured: list[Confirmed] = []
 
     def builds(plan: Plan) -> Callable[[], tuple[Target, Target]]:
-        return lambda: (faithful(run, engines), run.build(plan))
+        return lambda: (faithful(run, ways), run.build(plan))
 
-    pair_seconds = faithful_seconds(engines) * run.source.table.evaluations + costs / (1 + len(finalists))
+    pair_seconds = faithful_seconds(ways) * run.source.table.evaluations + costs / (1 + len(finalists))
     batch = max(run.images_that_fit(pair_seconds, 3, max(end, MORE_END), UNTIMED_BATCH), FEWEST_MORE)
     for plan, comparison in zip(finalists, comparisons.values(), strict=True):
         if not comparison.samples_a:
@@ -134,12 +132,12 @@ def _measure(
             candidate,
             builds(plan),
             lambda cases: run.workload(MORE, cases, batch),
-            budget=run.budget,
+            budget=run.limits.quality,
             # a finalist that is believed before this one and held is the winner already
             stop=lambda: any(held(one) for one in measured) or run.over(max(end, MORE_END))(),
             say=lambda detail: run.say("confirm", detail),
         )
-        faster = comparison.verdict is Verdict.FASTER or run.goal in ("memory", "size")
+        faster = comparison.verdict is Verdict.FASTER or run.limits.goal in ("memory", "size")
         measured.append(Confirmed(plan, comparison, judged, passed=faster))
     return measured
 
@@ -149,20 +147,27 @@ def held(confirmed: Confirmed) -> bool:
     return confirmed.passed and confirmed.quality.verdict in HELD
 
 
-def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, engines: list[Engine]) -> dict[str, float]:
+def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, ways: list[Way]) -> dict[str, float]:
     """How far baseline and winner are, in dB, from the model's own converged samples of the first fresh case."""
     comparison = confirmed.comparison
     case = run.workload(CONFIRM, 1, len(comparison.samples_a[0])).cases[0]
-    goal = faithful(run, engines, CONVERGED).sample(case)
+    goal = faithful(run, ways, CONVERGED).sample(case)
     return {
         "baseline": quality.drift_db(goal, comparison.samples_a[0], reference.span),
         "candidate": quality.drift_db(goal, comparison.samples_b[0], reference.span),
     }
 
 
-def attribute(
-    run: Run, winner: Plan, engines: list[Engine]
-) -> tuple[list[dict[str, Any]], Comparison, tuple[pair.Observation, ...]]:
+@dataclass(frozen=True)
+class Added:
+    """``rows``: what each technique adds; ``noise_floor``: the winner against itself; and all that was timed for it."""
+
+    rows: list[dict[str, Any]]
+    noise_floor: Comparison
+    observations: tuple[pair.Observation, ...]
+
+
+def attribute(run: Run, winner: Plan, ways: list[Way]) -> Added:
     """What each technique adds: the winner without it, and its share; and the winner against itself, the noise floor.
 
     A share is Shapley's: the mean, over all orders in which the techniques of the network can be added, of what this
@@ -183,10 +188,10 @@ def attribute(
         timed[_named(names)] = Plan(tuple(t for t in winner.techniques if t.name in names or t.name == Sampler.name))
     if winner.find(Sampler.name) is not None:
         timed[f"without {Sampler.name}"] = Plan(tuple(network))
-    cost = sum(seconds_per_image(run, plan, engines) for plan in timed.values())
-    images = run.images_that_fit(cost, FEWEST_ROUNDS + 1, ATTRIBUTE_END, max(run.images_per_case // 4, 1))
+    cost = sum(seconds_per_image(run, plan, ways) for plan in timed.values())
+    images = run.images_that_fit(cost, FEWEST_ROUNDS + 1, ATTRIBUTE_END, max(run.settings.images_per_case // 4, 1))
     if not images:
-        run.warnings.append("what each technique adds was not told apart in the time: a longer --time tells it")
+        run.warnings.append("what each technique adds was not told apart in the time: a longer time tells it")
         timed = {name: plan for name, plan in timed.items() if plan == winner}
     builders: dict[str, pair.Builder] = {
         name: lambda plan=plan: run.build(plan)  # type: ignore[misc]
@@ -198,7 +203,7 @@ def attribute(
         run.workload(CONFIRM, FEWEST_ROUNDS, max(images, 1)),
         pair.Rounds(
             FEWEST_ROUNDS,
-            seed=run.seed + 1,
+            seed=run.settings.seed + 1,
             stop=run.stopped,
             clock=run.clock,
             on_round=lambda done, rounds: run.say("attribute", f"round {done} of {rounds}: techniques removed"),
@@ -211,14 +216,14 @@ def attribute(
         name = f"without {Sampler.name}" if technique.name == Sampler.name else _named(kept)
         if name not in comparisons or comparisons[name].interval is None:
             continue
-        found = result.speedup(comparisons[name], "times")
-        alone = {key: found[key] for key in ("ratio", "low", "high")}
+        slower = result.speedup(comparisons[name], "times")
+        alone = {key: slower[key] for key in ("ratio", "low", "high")}
         share = alone if technique.name == Sampler.name else _share(technique.name, orders, comparisons)
         rows.append(
-            {"technique": technique.name, "label": technique.label, "removed": removed, **found, "share": share}
+            {"technique": technique.name, "label": technique.label, "removed": removed, **slower, "share": share}
         )
     log = {id(o): o for comparison in comparisons.values() for o in comparison.observations}
-    return rows, comparisons["candidate again"], tuple(log.values())
+    return Added(rows, comparisons["candidate again"], tuple(log.values()))
 
 
 def _orders(network: list[Technique]) -> list[tuple[str, ...]]:
@@ -254,5 +259,5 @@ def _share(name: str, orders: list[tuple[str, ...]], comparisons: dict[str, Comp
     if not rounds:
         return None
     gains = [math.exp(sum(math.log(a[r] / b[r]) for a, b in steps) / len(steps)) for r in rounds]
-    found = median_ratio([1.0] * len(gains), gains)
-    return {"ratio": found.ratio, "low": found.low, "high": found.high}
+    gain = median_ratio([1.0] * len(gains), gains)
+    return {"ratio": gain.ratio, "low": gain.low, "high": gain.high}

@@ -13,8 +13,10 @@ from hasten.errors import BadInput, HastenError
 from hasten.measure.clock import Clock, Deadline
 from hasten.model.workload import Case, draw
 from hasten.propose import Proposal
-from hasten.story.stages.run import Run
-from hasten.story.stages.ways import Engine, closest, keep, kept_in, refuse_slower, try_engines
+from hasten.story.stages.keeping import keep, refuse_slower
+from hasten.story.stages.run import Limits, Run, Settings
+from hasten.story.stages.trying import try_ways
+from hasten.story.stages.ways import Way, closest, kept_in
 from hasten.technique.contract import Technique
 from hasten.technique.layout import Layout
 from hasten.technique.plan import Plan
@@ -26,22 +28,20 @@ from hasten.technique.upsampling import Upsampling
 SOURCE = SimpleNamespace(name="model", device="cpu")
 
 
-def engine(
-    seconds: float, drift_db: float | None, *techniques: Technique, size: int = 10, noise: float = 0.0
-) -> Engine:
+def way(seconds: float, drift_db: float | None, *techniques: Technique, size: int = 10, noise: float = 0.0) -> Way:
     """Nine rounds of about ``seconds``, every second one ``noise`` longer."""
     rounds = tuple(seconds * (1 + noise * (n % 2)) for n in range(9))
-    return Engine(Plan(techniques), "", rounds, drift_db, weight_bytes=size)
+    return Way(Plan(techniques), "", rounds, drift_db, weight_bytes=size)
 
 
-def test_engines_of_a_run_are_read_as_they_were_written_and_nothing_else(tmp_path: Path) -> None:
-    path, tried = tmp_path / "engines.json", [engine(1.0, None), engine(0.5, 60.0, Layout())]
+def test_ways_of_a_run_are_read_as_they_were_written_and_nothing_else(tmp_path: Path) -> None:
+    path, tried = tmp_path / "ways.json", [way(1.0, None), way(0.5, 60.0, Layout())]
     path.write_text(json.dumps([each.to_json() for each in tried]) + "\n")
     assert kept_in(path) == tried
     row = tried[1].to_json()
     for odd in ("[]", "{", "\udc80", "[" * 100_000, *(json.dumps([row | wrong]) for wrong in ODD)):
         path.write_bytes(odd.encode("utf-8", "surrogateescape"))
-        with pytest.raises(BadInput, match=r"engines\.json"):
+        with pytest.raises(BadInput, match=r"ways\.json"):
             kept_in(path)
 
 
@@ -52,46 +52,47 @@ ODD = (
 
 
 def run(goal: str = "throughput", size_bytes: float | None = None) -> Run:
-    nothing = (SOURCE, None, Path("out"), 0.02, 60.0, 16, 0, lambda *_: None, lambda: False)
-    return Run(*nothing, goal=goal, size_bytes=size_bytes)  # type: ignore[arg-type]
+    return run_in(Path("out"), Limits(goal, size_bytes=size_bytes))
 
 
-def test_the_fastest_engines_of_each_network_and_the_closest_are_kept() -> None:
+def run_in(out: Path, limits: Limits = Limits()) -> Run:  # noqa: B008
+    return Run(SOURCE, None, out, limits, Settings(60.0), lambda *_: None, lambda: False)  # type: ignore[arg-type]
+
+
+def test_the_fastest_ways_of_each_network_and_the_closest_are_kept() -> None:
     student = Swap("student", weights="0123")
     tried = [
-        engine(1.0, None),
-        engine(0.9, 150.0, Layout()),
-        engine(0.5, 30.0, Runtime()),
-        engine(0.4, 30.0, Runtime(streams=2)),
-        engine(0.45, 10.0, student),
-        engine(0.35, 10.0, student, Layout()),
-        engine(0.2, 10.0, student, Runtime()),
-        Engine(Plan((student, Runtime(streams=2))), "", (), None, failure="no"),
+        way(1.0, None),
+        way(0.9, 150.0, Layout()),
+        way(0.5, 30.0, Runtime()),
+        way(0.4, 30.0, Runtime(streams=2)),
+        way(0.45, 10.0, student),
+        way(0.35, 10.0, student, Layout()),
+        way(0.2, 10.0, student, Runtime()),
+        Way(Plan((student, Runtime(streams=2))), "", (), None, failure="no"),
     ]
     assert keep(tried, run()) == [tried[6], tried[5], tried[3], tried[2], tried[1]]
     assert closest(tried[:4]) == tried[1]
 
 
 def test_what_adds_nothing_certain_is_dropped_and_said_so() -> None:
-    eager, plain = engine(1.0, None), engine(0.5, 150.0, Runtime())
-    fused = engine(0.49, 140.0, Upsampling(), Runtime(), noise=0.1)  # 2 % faster, 8 % slower, in turn
-    quantised = engine(0.3, 40.0, Runtime(), Quantize())
+    eager, plain = way(1.0, None), way(0.5, 150.0, Runtime())
+    fused = way(0.49, 140.0, Upsampling(), Runtime(), noise=0.1)  # 2 % faster, 8 % slower, in turn
+    quantised = way(0.3, 40.0, Runtime(), Quantize())
     assert keep([eager, plain, fused, quantised], run()) == [quantised, plain]
     (said,) = refuse_slower(plain.plan, [eager, plain, fused], [])
     assert said.technique == "upsampling"
     assert said.reason == "no faster for certain: 1.02x with it here (0.93 to 1.02, 9 rounds)"
-    certain = engine(0.45, 140.0, Upsampling(), Runtime())
+    certain = way(0.45, 140.0, Upsampling(), Runtime())
     assert certain in keep([eager, plain, certain], run())
 
 
 def test_a_goal_of_bytes_ranks_by_them_and_a_budget_of_them_holds() -> None:
-    small = engine(0.6, 40.0, Runtime(), Quantize(), size=3)
-    tried = [engine(1.0, None), engine(0.5, 150.0, Runtime()), small]
+    small = way(0.6, 40.0, Runtime(), Quantize(), size=3)
+    tried = [way(1.0, None), way(0.5, 150.0, Runtime()), small]
     assert keep(tried, run("size"))[0] == small
     assert keep(tried, run(size_bytes=5)) == [small]
-    with pytest.raises(
-        HastenError, match=r"no plan is within --budget size=2B: the smallest \(OpenVINO float32 \+ int8\)"
-    ):
+    with pytest.raises(HastenError, match=r"no plan is within a size of 2B: the smallest \(OpenVINO float32 \+ int8\)"):
         keep(tried, run(size_bytes=2))
 
 
@@ -106,7 +107,7 @@ class Timed:
         return case.noise
 
 
-def test_engines_far_behind_are_left_after_two_rounds_and_none_is_built_twice(tmp_path, monkeypatch) -> None:
+def test_ways_far_behind_are_left_after_two_rounds_and_none_is_built_twice(tmp_path, monkeypatch) -> None:
     seconds = {
         "PyTorch eager": 0.04,
         "channels last": 0.042,
@@ -117,26 +118,40 @@ def test_engines_far_behind_are_left_after_two_rounds_and_none_is_built_twice(tm
     hands = [0]
 
     def make(_self: Run, plan: Plan) -> tuple[Timed, int]:
-        built.append(Engine(plan.without("sampler")[0], "", (), None).name)
+        built.append(Way(plan.without("sampler")[0], "", (), None).label)
         return Timed(seconds[built[-1]], hands), 7
 
     monkeypatch.setattr(Run, "built", make)
     monkeypatch.setattr(Run, "workload", lambda *_: draw((1, 4, 4), 1, 16, 0))
-    asked = Run(SOURCE, None, tmp_path, 0.02, 60.0, 16, 0, lambda *_: None, lambda: False)  # type: ignore[arg-type]
+    asked = run_in(tmp_path)
     asked.deadline = Deadline(Clock(read_ns=lambda: hands[0], warm=0), 60.0)
     proposals = [
         Proposal(Plan(each), "") for each in ((Layout(),), (Runtime(streams=1),), (Runtime(streams=1), Quantize()))
     ]
-    tried = {engine.name: engine for engine in try_engines(asked, proposals)}
+    tried = {way.label: way for way in try_ways(asked, proposals)}
     assert sorted(built) == sorted(seconds)
-    rounds = {name: len(engine.seconds) for name, engine in tried.items()}
+    rounds = {name: len(way.seconds) for name, way in tried.items()}
     assert rounds == {"PyTorch eager": 11, "channels last": 2, "OpenVINO float32": 11, "OpenVINO float32 + int8": 11}
     assert tried["OpenVINO float32"].median_seconds == pytest.approx(0.01 / 16 / 2, rel=0.3)
-    assert all(engine.weight_bytes == 7 for engine in tried.values())
-    assert try_engines(asked, []) == list(tried.values())  # a resumed run has the same
+    assert all(way.weight_bytes == 7 for way in tried.values())
+    assert try_ways(asked, []) == list(tried.values())  # a resumed run has the same
     slower = [
         said
         for said in refuse_slower(tried["OpenVINO float32"].plan, list(tried.values()), [])
         if "channels" in said.label
     ]
     assert slower[0].reason.startswith("slower: ")
+
+
+def test_ways_with_one_label_are_two(tmp_path, monkeypatch) -> None:
+    """A label hides settings: students in folders of the same names are different networks."""
+    students = [Swap(str(tmp_path / where / "small" / "model"), weights=where) for where in ("a", "b")]
+    assert students[0].label == students[1].label
+    hands, asked = [0], run_in(tmp_path)
+    monkeypatch.setattr(Run, "built", lambda *_: (Timed(0.01, hands), 7))
+    monkeypatch.setattr(Run, "workload", lambda *_: draw((1, 4, 4), 1, 16, 0))
+    asked.deadline = Deadline(Clock(read_ns=lambda: hands[0], warm=0), 60.0)
+    tried = try_ways(asked, [Proposal(Plan((student,)), "") for student in students])
+    assert [way.plan for way in tried] == [Plan(), *(Plan((student,)) for student in students)]
+    assert len({way.hash for way in tried}) == 3
+    assert all(way.seconds for way in tried)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -18,15 +20,19 @@ from hasten.data.array import Data
 from hasten.diffusion import schedule
 from hasten.model.source import Source
 from hasten.report import page
-from hasten.story import again
-from hasten.story.stages.run import Run
+from hasten.story.stages import again
+from hasten.story.stages.run import Limits, Run, Settings
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import Sampler
+from hasten.technique.swap import Swap
 
 
 def run_of(source: Source, data: Data | None, out: Path, **other: Any) -> Run:
-    return Run(source, data, out, 0.025, 90.5, 4, 7, lambda *_: None, lambda: False, **other)
+    limits, settings = Limits("throughput", 0.025), Settings(90.5, 4, 7)
+    given = {name: other.pop(name) for name in ("features", "students") if name in other}
+    limits, settings = replace(limits, **other), replace(settings, **given)
+    return Run(source, data, out, limits, settings, lambda *_: None, lambda: False)
 
 
 class Plain(torch.nn.Module):
@@ -57,10 +63,10 @@ def words_of(line: str) -> list[str]:
 def test_the_command_of_a_folder_asks_for_the_same_run(tiny_folder, tmp_path, monkeypatch) -> None:
     """As the command hands it on, all arguments of the first run come back but for where it goes."""
     source = hasten.load(tiny_folder, steps=20)
-    run = run_of(
-        source, hasten.load_data("digits", 8), tmp_path / "my run", goal="size", memory_bytes=5e8, size_bytes=1234567.0
-    )
-    line = again.whole(run, "json:loads", [str(tiny_folder)])
+    asked_for = {"goal": "size", "memory_bytes": 5e8, "size_bytes": 1234567.0}
+    brought = {"features": SimpleNamespace(name="json:loads"), "students": (Swap(str(tiny_folder)),)}
+    run = run_of(source, hasten.load_data("digits", 8), tmp_path / "my run", **asked_for, **brought)
+    line = again.whole(run)
     asked: dict[str, Any] = {}
 
     def optimize(source: Source, data: Data, **named: Any) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def filled(code: str, **blanks: object) -> dict[str, Any]:
 def test_the_code_of_an_own_module_asks_for_the_same_run(module, tmp_path, monkeypatch) -> None:
     data = Data("mine", np.zeros((5, 1, 8, 8), np.uint8), np.zeros(5, np.int64), ("a",), np.arange(5) == 0)
     run, asked = run_of(own(module), data, tmp_path / "run", memory_bytes=5e8), []
-    code = again.whole(run, None, [])
+    code = again.whole(run)
     with pytest.raises(TypeError, match="ellipsis"):  # blanks are blanks, no guesses
         exec(code, {})
     monkeypatch.setattr("hasten.story.optimize.optimize", lambda *given, **named: asked.append((given, named)))

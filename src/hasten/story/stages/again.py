@@ -15,8 +15,11 @@ from hasten.story.stages.run import Run
 BROUGHT = re.compile(r"[\w.]+:[\w.]+")  # the name of features that --features brings
 
 
-def whole(run: Run, features: str | None, students: Sequence[str]) -> str:
+def whole(run: Run) -> str:
     """The whole run, into a folder beside its own."""
+    settings, limits = run.settings, run.limits
+    features = None if settings.features is None else settings.features.name
+    students = [swap.folder for swap in settings.students]
     source, data, out = run.source, run.data, _beside(run.out, "again")
     if source.folder is None or (data is not None and not data.again) or not BROUGHT.fullmatch(features or "m:f"):
         return _in_python(run, features, students, out)
@@ -25,11 +28,18 @@ def whole(run: Run, features: str | None, students: Sequence[str]) -> str:
     for student in students:
         words += ["--student", student]
     words += ["--features", features] if features is not None else []
-    words += ["--budget", f"quality={_number(100 * run.budget)}%"]
-    for kind, most in (("memory", run.memory_bytes), ("size", run.size_bytes)):
+    words += ["--budget", f"quality={_number(100 * limits.quality)}%"]
+    for kind, most in (("memory", limits.memory_bytes), ("size", limits.size_bytes)):
         words += ["--budget", f"{kind}={math.floor(most)}B"] if most is not None else []
-    words += ["--goal", run.goal, "--time", f"{_number(run.seconds)}s", "--batch", str(run.images_per_case)]
-    return shlex.join([*words, *_sampling(run), "--seed", str(run.seed), "--out", str(out)])
+    words += [
+        "--goal",
+        limits.goal,
+        "--time",
+        f"{_number(settings.seconds)}s",
+        "--batch",
+        str(settings.images_per_case),
+    ]
+    return shlex.join([*words, *_sampling(run), "--seed", str(settings.seed), "--out", str(out)])
 
 
 def plan(run: Run) -> str:
@@ -54,13 +64,13 @@ def _in_python(run: Run, features: str | None, students: Sequence[str], out: Pat
     lines += [f"features = ...  # the extractor {features!r}"] if features is not None else []
     given = {
         "out": str(out),
-        "budget": run.budget,
-        "goal": run.goal,
-        "memory_bytes": run.memory_bytes,
-        "size_bytes": run.size_bytes,
-        "seconds": run.seconds,
-        "images_per_case": run.images_per_case,
-        "seed": run.seed,
+        "budget": run.limits.quality,
+        "goal": run.limits.goal,
+        "memory_bytes": run.limits.memory_bytes,
+        "size_bytes": run.limits.size_bytes,
+        "seconds": run.settings.seconds,
+        "images_per_case": run.settings.images_per_case,
+        "seed": run.settings.seed,
         "students": list(students) or None,
     }
     words = ["source", *(["data"] if data is not None else []), *_named(given)]
