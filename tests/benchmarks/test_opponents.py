@@ -1,4 +1,4 @@
-"""The benchmark's opponents sample the same pictures on any engine, and README's blocks are made of raw figures."""
+"""The benchmark's opponents sample the same pictures on any engine, and their table is made of raw figures."""
 
 from __future__ import annotations
 
@@ -82,17 +82,3 @@ def test_the_table_is_made_of_the_raw_figures(opponents: Any) -> None:
         middle = sorted(seconds.values())[len(seconds) // 2]
         assert row["seconds_per_image"] == pytest.approx(middle)
         assert f"| {row['name']} | {row['seconds_per_image']:.3g} |" in shown
-
-
-def test_readme_shows_these_figures(opponents: Any) -> None:
-    """The committed blocks are those that the committed JSON makes."""
-    readme = importlib.import_module("readme")
-    text = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
-    result = json.loads((BENCHMARKS / "results" / "opponents.json").read_text())
-    assert readme.filled(text, "bench", opponents.table(result)) == text
-    assert readme.filled(text, "train", readme.train()) == text
-    assert readme.filled(text, "smaller", readme.smaller()) == text
-    assert readme.filled(text, "linear", readme.linear()) == text
-    assert readme.filled(text, "demo", readme.shown(readme.result("demo"))) == text
-    with pytest.raises(SystemExit, match="one is needed"):
-        readme.filled("no markers here", "bench", "x")

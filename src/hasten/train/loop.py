@@ -47,7 +47,7 @@ Progress = Callable[[Shown], None]
 
 def train(
     recipe: Recipe,
-    out: Path,
+    out: Path | str,
     resume: bool | Path = False,
     progress: Progress | None = None,
     warn: Callable[[str], None] = warnings.warn,
@@ -69,7 +69,7 @@ def train(
     filled; HastenError when too many steps in a row are not finite; KeyboardInterrupt after Ctrl-C or SIGTERM, once the
     step is done and its checkpoint saved.
     """
-    options = recipe.train
+    options, out = recipe.train, Path(out)
     check_device(options.device)
     state.check_place(out, resume)
     decode = None
