@@ -226,7 +226,7 @@ def test_charts_answer_to_a_finger(browser: Any, reports: dict[str, Path], name:
         f"""
         const chart = document.querySelector('#{chart} svg.narrow');
         chart.scrollIntoView({{block: 'center'}});
-        const at = chart.querySelector('circle.mark, [id*=point-], [id*=pair-]').getBoundingClientRect();
+        const at = chart.querySelector('.mark').getBoundingClientRect();
         return [at.left + at.width / 2 + 9, at.top + at.height / 2 + 9];
         """
     )
@@ -270,7 +270,7 @@ def test_dark_mode(browser: Any, reports: dict[str, Path]) -> None:
             """
             const of = (selector, key) => getComputedStyle(document.querySelector(selector))[key];
             return [of('body', 'backgroundColor'), of('body', 'color'), of('.card', 'backgroundColor'),
-                    of('svg.wide text', 'fill'), of('svg.wide [id$=point-1] use', 'fill')];
+                    of('svg.wide text', 'fill'), of('svg.wide .mark', 'fill')];
             """
         )
     assert all(light != dark for light, dark in zip(colours["light"], colours["dark"], strict=True))

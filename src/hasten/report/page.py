@@ -102,7 +102,7 @@ def front_chart(result: Result, plotted: list[Point]) -> Markup | None:
         return None
     best = "; ".join(f"{p.name} at {words.seconds(p.seconds)}" for p in plotted if p.on_front)
     alt = f"{len(plotted)} plans by seconds per image and quality. On the Pareto front: {best}."
-    return both("front", alt, lambda width: charts.speed_against_quality(result, width))
+    return both(alt, lambda width: charts.speed_against_quality(result, width))
 
 
 def waterfall_chart(result: Result) -> Markup | None:
@@ -113,7 +113,7 @@ def waterfall_chart(result: Result) -> Markup | None:
     listed = ", ".join(f"{part.label or part.technique} {words.times(part.ratio)}" for part in parts)
     total = result.speedup or Ratio()
     alt = f"What each technique adds: {listed}; all together {words.times(total.ratio)}."
-    return both("waterfall", alt, lambda width: charts.waterfall(parts, total, width))
+    return both(alt, lambda width: charts.waterfall(parts, total, width))
 
 
 def rounds_chart(result: Result) -> Markup | None:
@@ -123,7 +123,7 @@ def rounds_chart(result: Result) -> Markup | None:
         return None
     floor = result.speedup.noise_floor if result.speedup else None
     alt = f"Speed-ups of {len(found)} pairs of runs by round; the numbers are in the table below."
-    return both("rounds", alt, lambda width: charts.rounds(found, result.speedup, floor, width))
+    return both(alt, lambda width: charts.rounds(found, result.speedup, floor, width))
 
 
 def profiles(result: Result) -> list[dict[str, Any]]:

@@ -40,9 +40,9 @@ def section(result: Result, samples: grids.Samples) -> dict[str, Any]:
         alt = f"Curves of a few samples: {' and '.join(present)}."
         first = list(range(min(MOST_CURVES, *map(len, present.values()))))
         order = "From the same noise, one on top of the other." if moved is not None else alone
-        found |= {"chart": _curves("curves", alt, samples, first, moved), "order": order}
+        found |= {"chart": _curves(alt, samples, first, moved), "order": order}
         if worst:
-            found["worst_chart"] = _curves("worst", f"The worst pairs. {alt}", samples, worst[:MOST_CURVES], moved)
+            found["worst_chart"] = _curves(f"The worst pairs. {alt}", samples, worst[:MOST_CURVES], moved)
         return found
     order = "From the same noise, in the same order: a sample and its counterpart have the same place in every grid."
     return (
@@ -52,13 +52,11 @@ def section(result: Result, samples: grids.Samples) -> dict[str, Any]:
     )
 
 
-def _curves(
-    name: str, alt: str, samples: grids.Samples, chosen: list[int], moved: NDArray[np.float64] | None
-) -> Markup:
+def _curves(alt: str, samples: grids.Samples, chosen: list[int], moved: NDArray[np.float64] | None) -> Markup:
     """The chart of the ``chosen`` samples."""
     before, after = (None if a is None else a[chosen] for a in (samples.baseline, samples.candidate))
     titles = [_sample(index, samples.labels, moved) for index in chosen]
-    return both(name, alt, lambda width: charts.curves(before, after, titles, width))
+    return both(alt, lambda width: charts.curves(before, after, titles, width))
 
 
 def _grids(

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from hasten.files import write_text
 from hasten.report import page, profile_file, words
 from hasten.report.profile_text import cost, intensity, reached
-from hasten.report.svg import AFTER, BEFORE, Chart, both
+from hasten.report.svg import AFTER, INK, Axis, Panel, both, short, spanning, stairs
 
 NARROWEST = 0.002  # share of the whole under which a box is left out
 MOST_ROWS = 60
-PIXELS_PER_INCH = 72
+SLOWED = "time, slowed down by following each tensor"
 TONES = {"Conv": "conv", "Linear": "linear", "Norm": "norm", "Attention": "attention"}
 
 
@@ -100,20 +99,19 @@ def steps_chart(steps: dict[str, Any] | None) -> Markup | None:
     """Seconds of each evaluation of a sample."""
     if steps is None:
         return None
-    taken = steps["network_seconds"]
+    taken, steady = steps["network_seconds"], steps["steady_seconds"]
 
-    def draw(width: int) -> Chart:
-        figure, axes = _axes(width)
-        axes.bar(range(1, len(taken) + 1), [1e3 * s for s in taken], color=AFTER)
-        axes.axhline(1e3 * steps["steady_seconds"], color=BEFORE, lw=1.5)
-        axes.set_xlabel("evaluation")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.set_title("ms in the network; line: steady state")
-        numbers = range(1, len(taken) + 1)
-        said = lambda n, ms: f"evaluation {n:.0f}: {words.seconds(ms / 1e3)}"  # noqa: E731
-        return Chart(figure).follow_(axes, numbers, [1e3 * s for s in taken], said)
+    def draw(width: int) -> list[Panel]:
+        across = Axis(0.4, len(taken) + 0.6, label="evaluation", whole=True, grid=False)
+        up = spanning([*taken, steady], zero=True, text=short(words.seconds))
+        panel = Panel(across, up, width, 230, "time in the network")
+        for n, seconds in enumerate(taken, start=1):
+            said = f"evaluation {n}: {words.seconds(seconds)}"
+            panel.bar_((n - 0.4, n + 0.4), (0.0, seconds), said, fill=AFTER)
+        panel.rule_(steady, INK, f"steady state {words.seconds(steady)}", "4 3")
+        return [panel]
 
-    return both("steps", f"Seconds of {len(taken)} evaluations, one bar each.", draw)
+    return both(f"Seconds of {len(taken)} evaluations, one bar each.", draw)
 
 
 def memory_chart(memory: dict[str, Any] | None) -> Markup | None:
@@ -121,21 +119,14 @@ def memory_chart(memory: dict[str, Any] | None) -> Markup | None:
     if memory is None:
         return None
 
-    def draw(width: int) -> Chart:
-        figure, axes = _axes(width)
+    def draw(width: int) -> list[Panel]:
         seconds, size = zip(*memory["timeline"], strict=True)
-        axes.fill_between(seconds, [s / 1e6 for s in size], step="post", color=AFTER, lw=0)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("seconds, slowed down by following each tensor")
-        axes.set_title("MB of live tensors")
-        said = lambda at, held: f"after {words.seconds(at)}: {words.size(held * 1e6)}"  # noqa: E731
-        return Chart(figure).follow_(axes, seconds, [s / 1e6 for s in size], said)
+        across = spanning(seconds, 0.0, text=short(words.seconds), label=SLOWED)
+        panel = Panel(across, spanning(size, zero=True, text=short(words.size)), width, 230, "live tensors", room=24)
+        x, y = stairs(seconds, size)
+        panel.band_(x, np.zeros_like(y), y, AFTER, "0.16")
+        panel.line_(x, y, AFTER)
+        panel.answer_(seconds, size, lambda at, held: f"after {words.seconds(at)}: {words.size(held)}")
+        return [panel]
 
-    return both("memory", f"Live tensors over time, at most {words.size(memory['peak_bytes'])}.", draw)
-
-
-def _axes(width: int) -> tuple[Figure, Any]:
-    height = 230
-    figure = Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH)
-    axes = figure.add_axes((46 / width, 48 / height, 1 - 62 / width, 1 - 78 / height))
-    return figure, axes
+    return both(f"Live tensors over time, at most {words.size(memory['peak_bytes'])}.", draw)

@@ -11,19 +11,18 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hasten.console import plain
 from hasten.files import write_text
 from hasten.report import page, train_run, words
-from hasten.report.svg import AFTER, BEFORE, MUTED, WARN, Chart, both
+from hasten.report.svg import AFTER, BEFORE, LETTER, LINEAR, LOG, MUTED, WARN, Axis, Panel, both, short, spanning
 
 MOST_POINTS = 300
 MOST_GRIDS = 6
@@ -31,7 +30,6 @@ MOST_ROWS = 50
 MOST_PICTURE_BYTES = 32 * 10**6
 GRID_NAME = re.compile(r"samples-(\d{1,12})\.png", re.ASCII)
 PNG = b"\x89PNG\r\n\x1a\n"
-PIXELS_PER_INCH = 72
 SMOOTH = 0.05  # the share of a curve that its running mean spans
 
 Lines = list[dict[str, Any]]
@@ -79,16 +77,16 @@ def render(folder: Path) -> str:
             settings=settings(recipe),
             loss_chart=loss_chart(run),
             validation_chart=validation_chart(run.validations),
-            gradient_chart=curve(run, "gradient", "gradient norm, before clipping", "gradient_norm", log_scale=True),
-            rate_chart=curve(run, "rate", "learning rate", "learning_rate"),
-            memory_chart=curve(run, "memory", "MB of memory in use", "memory_bytes", scale=1e-6),
-            speed_chart=curve(run, "speed", "images per second", "images_per_second"),
-            stall_chart=curve(run, "stall", "% of a step spent waiting for data", "stall", scale=100.0),
+            gradient_chart=curve(run, "gradient norm, before clipping", "gradient_norm", log_scale=True),
+            rate_chart=curve(run, "learning rate", "learning_rate"),
+            memory_chart=curve(run, "memory in use", "memory_bytes", words.size),
+            speed_chart=curve(run, "images per second", "images_per_second"),
+            stall_chart=curve(run, "share of a step spent waiting for data", "stall", words.share),
         )
     )
 
 
-def state(run: train_run.Run) -> str:
+def state(run: train_run.Record) -> str:
     """Where the run is, in words."""
     if run.finished:
         return f"finished after {run.step:,} steps"
@@ -99,19 +97,19 @@ def state(run: train_run.Run) -> str:
     return done if left is None else f"{done}, {words.seconds(left)} left"
 
 
-def last(run: train_run.Run, name: str) -> float | None:
+def last(run: train_run.Record, name: str) -> float | None:
     """The newest finite figure of that name."""
     found = values(run, name)[1]
     return float(found[-1]) if len(found) else None
 
 
-def top(run: train_run.Run, name: str) -> float | None:
+def top(run: train_run.Record, name: str) -> float | None:
     """The largest one."""
     found = values(run, name)[1]
     return float(found.max()) if len(found) else None
 
 
-def mean(run: train_run.Run, name: str) -> float | None:
+def mean(run: train_run.Record, name: str) -> float | None:
     """Their mean."""
     found = values(run, name)[1]
     return float(found.mean()) if len(found) else None
@@ -154,115 +152,95 @@ def picture(path: Path) -> bytes | None:
     return content if content.startswith(PNG) and len(content) < MOST_PICTURE_BYTES else None
 
 
-def values(run: train_run.Run, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def values(run: train_run.Record, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Steps and figures of that name, where there is one."""
     x, y = run.columns["step"], run.columns[name]
     finite = np.isfinite(y)
     return x[finite], y[finite]
 
 
-def loss_chart(run: train_run.Run) -> Markup | None:
+def loss_chart(run: train_run.Record) -> Markup | None:
     """The training loss and its running mean."""
     x, y = values(run, "loss")
     if len(x) < 2:
         return None
     smooth = train_run.running_mean(y, max(round(SMOOTH * len(y)), 1))
+    raw, thick = (train_run.binned(x, heights, MOST_POINTS) for heights in (y, smooth))
 
-    def draw(width: int) -> Chart:
-        figure, axes = _axes(width)
-        raw = train_run.binned(x, y, MOST_POINTS)
-        axes.fill_between(raw.x, raw.low, raw.high, color=MUTED, alpha=0.35, lw=0.8)
-        thick = train_run.binned(x, smooth, MOST_POINTS)
-        axes.plot(thick.x, thick.mean, color=AFTER, lw=1.8)
-        _log(axes, y)
-        axes.set_title("training loss and its running mean")
-        axes.set_xlabel("step")
-        return Chart(figure).follow_(axes, thick.x, thick.mean, _at_step)
+    def draw(width: int) -> list[Panel]:
+        key = ((MUTED, 2.0, "each step"), (AFTER, 2.0, "running mean"))
+        panel = Panel(_steps(x), _heights(y), width, 230, "training loss", key=key)
+        panel.band_(raw.x, raw.low, raw.high, MUTED, "0.35")
+        panel.line_(raw.x, raw.mean, MUTED, 0.8)
+        panel.line_(thick.x, thick.mean, AFTER, 2.0)
+        panel.answer_(thick.x, thick.mean, _at_step)
+        return [panel]
 
-    return both("loss", f"Training loss from {y[0]:.3g} to {smooth[-1]:.3g}.", draw)
+    return both(f"Training loss from {y[0]:.3g} to {smooth[-1]:.3g}.", draw)
 
 
 def validation_chart(found: Lines) -> Markup | None:
     """Held-out loss by noise level."""
     levels = sorted(found[-1]["losses"], key=float) if found else []
-    if len(found) < 2 or all(line["losses"].get(level) is None for line in found for level in levels):
+    rows = [(n, line["step"], line["losses"][s]) for n, s in enumerate(levels) for line in found if _has(line, s)]
+    if len(found) < 2 or not rows:
         return None
+    level, steps, losses = np.asarray(rows, dtype=np.float64).T
 
-    def draw(width: int) -> Chart:
-        figure, axes = _axes(width)
-        chart = Chart(figure)
-        everything = []
-        for n, level in enumerate(levels):
-            rows = [(line["step"], line["losses"][level]) for line in found if line["losses"].get(level) is not None]
-            x, y = np.asarray(rows, dtype=np.float64).reshape(-1, 2).T
-            if not rows:
-                continue
-            everything.append(y)
-            chart.follow_(axes, x, y, lambda step, loss, level=level: f"s = {level}, {_at_step(step, loss)}")  # type: ignore[misc]
-            axes.plot(x, y, color=AFTER, lw=1.4, alpha=0.35 + 0.65 * n / max(len(levels) - 1, 1))
-            axes.annotate(f"s = {level}", (x[-1], y[-1]), (4, 0), textcoords="offset points", va="center", fontsize=10)
-        _log(axes, np.concatenate(everything))
-        axes.set_title("held-out loss by noise level s")
-        axes.set_xlabel("step")
-        axes.margins(x=0.14)
-        return chart
+    def draw(width: int) -> list[Panel]:
+        names = [f"s = {level}" for level in levels]
+        room = LETTER * max(map(len, names)) + 10
+        panel = Panel(_steps(steps), _heights(losses), width, 230, "held-out loss by noise level s", room=room)
+        ends = []
+        for n in np.unique(level).astype(int).tolist():
+            x, y = steps[level == n], losses[level == n]
+            panel.line_(x, y, AFTER, 1.6, stroke_opacity=f"{0.35 + 0.65 * n / max(len(levels) - 1, 1):.2f}")
+            panel.answer_(x, y, lambda step, loss, name=names[n]: f"{name}, {_at_step(step, loss)}")  # type: ignore[misc]
+            ends.append((float(x[-1]), float(y[-1]), names[n]))
+        panel.name_ends_(ends)
+        return [panel]
 
-    return both("validation", "Held-out loss by noise level; the numbers are in the table.", draw)
+    return both("Held-out loss by noise level; the numbers are in the table.", draw)
 
 
 def curve(
-    run: train_run.Run, name: str, title: str, key: str, *, scale: float = 1.0, log_scale: bool = False
+    run: train_run.Record, title: str, key: str, text: Callable[[float], str] = words.number, log_scale: bool = False
 ) -> Markup | None:
-    """One figure over the steps."""
+    """One figure over the steps; ``text`` says it."""
     x, y = values(run, key)
-    y = y * scale
     if len(x) < 2:
         return None
     clipped = (run.columns["clip_scale"] < 0.999) & np.isfinite(run.columns[key])
+    dotted = key == "gradient_norm" and bool(clipped.any()) and not clipped.all()
+    places = np.flatnonzero(clipped)[:: -(-int(clipped.sum()) // MOST_POINTS) or 1]
+    found = train_run.binned(x, y, MOST_POINTS)
 
-    def draw(width: int) -> Chart:
-        figure, axes = _axes(width, 180)
-        found = train_run.binned(x, y, MOST_POINTS)
-        axes.fill_between(found.x, found.low, found.high, color=MUTED, alpha=0.3, lw=0)
-        axes.plot(found.x, found.mean, color=BEFORE if log_scale else AFTER, lw=1.2)
-        if key == "gradient_norm" and clipped.any() and not clipped.all():
-            every = -(-int(clipped.sum()) // MOST_POINTS)
-            places = np.flatnonzero(clipped)[::every]
-            axes.plot(run.columns["step"][places], run.columns[key][places], ".", color=WARN, ms=3)
-        if log_scale:
-            _log(axes, y)
-        else:
-            axes.set_ylim(bottom=0)
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        return Chart(figure).follow_(axes, found.x, found.mean, _at_step)
+    def draw(width: int) -> list[Panel]:
+        up = _heights(y) if log_scale else spanning(y, zero=True, text=short(text))
+        panel = Panel(_steps(x), up, width, 190, title, key=[(WARN, 5.0, "clipped")] if dotted else [])
+        panel.band_(found.x, found.low, found.high, MUTED, "0.3")
+        panel.line_(found.x, found.mean, BEFORE if log_scale else AFTER)
+        for n in places if dotted else []:
+            panel.point_(run.columns["step"][n], run.columns[key][n], "", 2.0, fill=WARN)
+        panel.answer_(found.x, found.mean, lambda step, value: _at_step(step, value, text))
+        return [panel]
 
-    return both(name, f"{title}: {words.number(float(np.median(y)))} in the middle, {words.number(float(y.max()))} at "
-                "most.", draw)  # fmt: skip
+    return both(f"{title}: {text(float(np.median(y)))} in the middle, {text(float(y.max()))} at most.", draw)
 
 
-def _at_step(step: float, value: float) -> str:
-    return f"step {words.whole(step)}: {words.number(value)}"
+def _has(line: dict[str, Any], level: str) -> bool:
+    return line["losses"].get(level) is not None
 
 
-def _log(axes: Any, y: NDArray[np.float64]) -> None:
-    """A logarithmic axis with plain numbers on it, where the numbers allow one."""
-    if y.min() <= 0:
-        return
-    axes.set_yscale("log")
-    shown: Callable[[float, Any], str] = lambda value, _: f"{value:g}"  # noqa: E731
-    axes.yaxis.set_major_formatter(shown)
-    axes.yaxis.set_minor_formatter(_few(y, shown))
+def _at_step(step: float, value: float, text: Callable[[float], str] = words.number) -> str:
+    return f"step {words.whole(step)}: {text(value)}"
 
 
-def _few(y: NDArray[np.float64], shown: Callable[[float, Any], str]) -> Callable[[float, Any], str]:
-    """Numbers on the minor ticks too, where a decade or less is shown."""
-    narrow = y.max() / y.min() < 12
-    first: Sequence[str] = ("2", "5") if narrow else ()
-    return lambda value, place: shown(value, place) if f"{value:e}"[0] in first else ""
+def _steps(x: NDArray[np.float64]) -> Axis:
+    return spanning(x, 0.0, label="step", whole=True)
 
 
-def _axes(width: int, height: int = 230) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH)
-    axes = figure.add_axes((52 / width, 48 / height, 1 - 68 / width, 1 - 78 / height))
-    return figure, axes
+def _heights(y: NDArray[np.float64]) -> Axis:
+    """A logarithmic axis where the numbers allow one."""
+    kind = LOG if y.min() > 0 else LINEAR
+    return spanning(y, 0.05, kind)
