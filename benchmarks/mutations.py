@@ -564,7 +564,7 @@ def artifacts(rng: random.Random, good: Good, place: Path) -> list[str]:
     """An artifact in which something was changed, with hashes that agree or not."""
     folder = copied(good.artifact if rng.random() < 0.5 else good.converted, place / "artifact")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    path = rng.choice([*files, folder / "artifact.json", folder / "tables.json", folder / "reference.safetensors"])
+    path = rng.choice([*files, folder / "artifact.json", folder / "reference.safetensors"])
     if path.suffix == ".json" and rng.random() < 0.9:
         spoil_json(rng, path)
     elif path.suffix == ".safetensors" and rng.random() < 0.9:

@@ -5,7 +5,6 @@
     source/            the model folder (without its weights in a slim artifact)
     weights.safetensors   in its place the weights of a module of one's own, by its own names (none in a slim artifact)
     prepared/          converted and quantised graphs
-    tables.json        the sampler's table in plain numbers
     reference.safetensors   seeded noise, labels and the outputs they gave
     observations.jsonl raw timings, when there are any
     hashes.json        SHA-256 of every other file
@@ -258,7 +257,6 @@ def _fill(
     if case.labels is not None:
         outputs["labels"] = case.labels
     write_bytes(work / "reference.safetensors", save_tensors(outputs))
-    write_text(work / "tables.json", json.dumps(target.table.to_json()) + "\n")
     plans.write(plan, work / "plan.toml")
     write_text(work / "observations.jsonl", "".join(json.dumps(row) + "\n" for row in observations))
     about = {

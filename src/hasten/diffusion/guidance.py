@@ -14,11 +14,3 @@ from typing import Any
 def guided(conditional: Any, unconditional: Any, scale: float) -> Any:
     """The guided clean-sample prediction, of the shape of both."""
     return unconditional + scale * (conditional - unconditional)
-
-
-def scale_at(s: float, scale: float, interval: tuple[float, float] | None = None) -> float:
-    """The scale at noise-to-signal ratio ``s``: ``scale`` in the half-open interval (low, high], 1 outside of it.
-
-    Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 5.  Where it is 1 the unconditional evaluation can be left out.
-    """
-    return scale if interval is None or interval[0] < s <= interval[1] else 1.0

@@ -103,31 +103,6 @@ class Table:
             clipped=None if self.clipped is None else self.clipped[: n + 1, :n],
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {
-            "name": self.name,
-            "times": self.times.tolist(),
-            "state": self.state.tolist(),
-            "predictions": self.predictions.tolist(),
-            "fresh": self.fresh.tolist(),
-            "clipped": None if self.clipped is None else self.clipped.tolist(),
-            "clip": None if self.clip is None else {"most": self.clip.most, "ratio": self.clip.ratio},
-        }
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Table:
-        """The inverse of :meth:`to_json`.  Raises BadInput for a missing key or numbers that are no table."""
-        try:
-            columns = [np.asarray(data[key], dtype=np.float64) for key in ("times", "state", "predictions", "fresh")]
-            clipped, clip = data.get("clipped"), data.get("clip")
-            bounds = None if clip is None else Clip(float(clip["most"]), clip["ratio"])
-            weights = None if clipped is None else np.asarray(clipped, dtype=np.float64)
-            times, state, predictions, fresh = columns
-            return Table(str(data["name"]), times, state, predictions, fresh, weights, bounds)
-        except (KeyError, TypeError, ValueError) as error:
-            raise error if isinstance(error, BadInput) else BadInput(f"sampler table: {error!r}") from error
-
 
 def run(
     table: Table, denoise: Callable[[Any, float], Any], noise: Any, fresh: Callable[[int], Any] | None = None

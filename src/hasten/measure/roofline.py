@@ -29,7 +29,6 @@ MATMUL_SIZES = (1024, 1536, 2048)
 COPY_BYTES = 128 * 2**20
 SECONDS_EACH = 0.5
 TRIED_SIZE, TRIED_SECONDS = 256, 0.01  # a product of this size that takes longer has no kernel worth measuring
-TOLERANCE = 1.05  # a peak is the best of some tries, so a little more may be possible
 
 
 @dataclass(frozen=True)
@@ -71,22 +70,6 @@ def bound_seconds(flops: float, num_bytes: float, peaks: Peaks, half_flops: floa
     """The least seconds that the peaks allow for this work; ``half_flops`` of its ``flops`` are in 16 bits."""
     half = half_flops / (peaks.bf16_flops_per_second or peaks.float32_flops_per_second)
     return max((flops - half_flops) / peaks.float32_flops_per_second + half, num_bytes / peaks.copy_bytes_per_second)
-
-
-def refuse_above_peak(flops: float, seconds: float, peaks: Peaks, multiple: float = 1.0) -> str | None:
-    """Why a claim of ``flops`` in ``seconds`` can't be true, or None when it can.
-
-    ``multiple`` is how many times the float32 rate the arithmetic in use may reach: 1 for float32, 4 for int8 on VNNI.
-    """
-    claimed, peak = flops / seconds, peaks.float32_flops_per_second * multiple
-    if claimed <= peak * TOLERANCE:
-        return None
-    return f"claims {_rate(claimed)}, above this machine's measured peak of {_rate(peak)}"
-
-
-def _rate(flops_per_second: float) -> str:
-    unit, name = (1e12, "TFLOP/s") if flops_per_second >= 1e11 else (1e9, "GFLOP/s")
-    return f"{flops_per_second / unit:.2g} {name}"
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,13 +62,3 @@ def draw(
             chosen = torch.from_numpy(pool[picked])
         cases.append(Case(index, case_seed, noise, chosen))
     return Workload(tuple(cases))
-
-
-def replace_labels(workload: Workload, label: Callable[[int], int]) -> Workload:
-    """The same noise under other labels: sample ``i`` of each case gets ``label(i)``."""
-    return Workload(
-        tuple(
-            Case(case.index, case.seed, case.noise, torch.tensor([label(i) for i in range(len(case.noise))]))
-            for case in workload.cases
-        )
-    )

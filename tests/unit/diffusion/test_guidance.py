@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hasten.diffusion.guidance import guided, scale_at
+from hasten.diffusion.guidance import guided
 from hasten.diffusion.prediction import PREDICTIONS, from_sample, to_sample
 
 
@@ -20,8 +20,3 @@ def test_guiding_clean_samples_is_guiding_outputs(prediction: str) -> None:
     outputs = [from_sample(prediction, x, clean, 0.6, 0.8) for clean in (conditional, unconditional)]
     theirs = to_sample(prediction, x, 4.0 * outputs[0] - 3.0 * outputs[1], 0.6, 0.8)
     assert guided(conditional, unconditional, 4.0) == pytest.approx(theirs)
-
-
-def test_interval_is_open_below_and_closed_above() -> None:
-    assert scale_at(50.0, 3.0) == 3.0
-    assert [scale_at(s, 3.0, (0.28, 5.4)) for s in (0.1, 0.28, 0.3, 5.4, 5.5)] == [1.0, 1.0, 3.0, 3.0, 1.0]

@@ -5,7 +5,7 @@ import torch
 
 from hasten.measure import roofline
 from hasten.measure.clock import Clock
-from hasten.measure.roofline import Peaks, bound_seconds, peaks, refuse_above_peak
+from hasten.measure.roofline import Peaks, bound_seconds, peaks
 
 MACHINE = Peaks(float32_flops_per_second=3e11, copy_bytes_per_second=2e10)
 
@@ -18,15 +18,6 @@ def own_cache(tmp_path, monkeypatch):
 def test_the_bound_is_the_scarcer_of_the_two():
     assert bound_seconds(3e11, 1e9, MACHINE) == pytest.approx(1.0)
     assert bound_seconds(3e9, 4e10, MACHINE) == pytest.approx(2.0)
-
-
-def test_a_claim_above_the_peak_is_refused_and_one_below_is_not():
-    assert refuse_above_peak(3.1e12, 1.0, MACHINE) == (
-        "claims 3.1 TFLOP/s, above this machine's measured peak of 0.3 TFLOP/s"
-    )
-    assert refuse_above_peak(2.9e11, 1.0, MACHINE) is None
-    assert refuse_above_peak(1e12, 1.0, MACHINE, multiple=4.0) is None
-    assert "claims 60 GFLOP/s" in str(refuse_above_peak(6e10, 1.0, Peaks(5e10, 1e9)))
 
 
 def test_the_rates_are_those_of_the_best_product_and_of_the_copy_read_and_written(monkeypatch):

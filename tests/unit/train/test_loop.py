@@ -396,7 +396,7 @@ def test_the_learning_rate_follows_its_schedule(tmp_path, monkeypatch) -> None:
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
     loop.train(tiny(), tmp_path)
-    assert rates == [1e-3 * schedules.warmup_cosine(i, 6, 2) for i in range(6)]
+    assert rates == [1e-3 * schedules.LearningRate("cosine", 6, 2).factor(i) for i in range(6)]
     assert rates[:3] == [0.0005, 0.001, 0.001]
 
 

@@ -25,11 +25,6 @@ from typing import Literal
 ONE_CYCLE_RISE, ONE_CYCLE_START, ONE_CYCLE_END = 0.3, 1 / 25, 1 / 25e4  # torch's own
 
 
-def warmup_cosine(step: int, steps: int, warmup_steps: int) -> float:
-    """The factor on the learning rate at ``step`` (0 based): linear warm-up, then half a cosine to 0."""
-    return LearningRate("cosine", steps, warmup_steps).factor(step)
-
-
 @dataclass(frozen=True)
 class LearningRate:
     """A schedule over ``steps`` steps, of which the first ``warmup_steps`` warm up.

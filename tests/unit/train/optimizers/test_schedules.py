@@ -5,7 +5,11 @@ import math
 import pytest
 import torch
 
-from hasten.train.optimizers.schedules import SHAPES, LearningRate, Plateau, warmup_cosine
+from hasten.train.optimizers.schedules import SHAPES, LearningRate, Plateau
+
+
+def warmup_cosine(step: int, steps: int, warmup_steps: int) -> float:
+    return LearningRate("cosine", steps, warmup_steps).factor(step)
 
 
 def test_warm_up_is_linear_and_reaches_one() -> None:
