@@ -25,11 +25,10 @@ LAYERS = (
     ("runtime",),
     ("model",),
     ("diffusion", "search", "data"),
-    ("console",),
     ("environment",),
     ("guard", "gate"),
     ("files",),
-    ("errors",),
+    ("errors", "seeds"),
 )
 LEVEL = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(SRC.rglob("*.py"))

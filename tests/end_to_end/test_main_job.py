@@ -73,11 +73,11 @@ def test_figures_come_from_the_observations(run: Path) -> None:
 
 def test_search_and_confirmation_share_no_noise() -> None:
     from hasten.model.workload import draw
+    from hasten.seeds import Purpose, seed_of
     from hasten.story.stages.finals import ROUNDS
-    from hasten.story.stages.run import CONFIRM, REFERENCE, SEARCH
 
-    seeds = [case.seed for seed in (0, 1) for p in (SEARCH, CONFIRM, REFERENCE)
-             for case in draw((1,), ROUNDS, 1, seed * 10 + p).cases]  # fmt: skip
+    seeds = [case.seed for seed in (0, 1) for p in (Purpose.SEARCH, Purpose.CONFIRM, Purpose.REFERENCE)
+             for case in draw((1,), ROUNDS, 1, seed_of(p, seed)).cases]  # fmt: skip
     assert len(seeds) == len(set(seeds))
 
 
@@ -160,13 +160,13 @@ def test_a_goal_of_size_ends_in_a_slim_artifact_and_a_front(
     assert hasten("apply", out / fronts[0], tiny_folder, "--out", tmp_path / "applied", "--slim") == 0
     assert hasten("optimize", tiny_folder, "--budget", "size=1kB", "--time", "9s", "--batch", "4",
                   "--out", tmp_path / "none") == 1  # fmt: skip
-    assert "no plan is within --budget size=1000B: the smallest (" in capsys.readouterr().err
+    assert "no plan is within a size of 1000B: the smallest (" in capsys.readouterr().err
 
 
 def test_a_finished_folder_is_not_overwritten(run: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "result.json").read_bytes()
     assert hasten("optimize", tiny_folder, "--out", run) == 2
-    assert "--resume or another --out" in capsys.readouterr().err
+    assert "resume it, or choose another folder" in capsys.readouterr().err
     assert (run / "result.json").read_bytes() == before
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from hasten.data.array import Data, as_float
 from hasten.errors import BadInput, did_you_mean
+from hasten.seeds import Stream, stream
 
 if TYPE_CHECKING:  # names are answered before torch is imported
     import torch
@@ -29,7 +30,6 @@ if TYPE_CHECKING:  # names are answered before torch is imported
     from hasten.data.augment import Augment
 
 NAMES = ("emoji", "digits", "folder")
-AUGMENTED = 0xA06  # sets the augmentation's random numbers apart from those of the order
 
 
 def by_name(
@@ -74,7 +74,7 @@ def by_name(
 
 @functools.lru_cache(maxsize=2)
 def _order(samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    order = np.random.default_rng((seed, epoch)).permutation(samples)
+    order = stream(Stream.ORDER, seed, epoch).permutation(samples)
     order.setflags(write=False)  # all who ask get the same array
     return order
 
@@ -185,14 +185,12 @@ class Loader:
         size = self.batch_size
         rows: list[NDArray[np.int64]] = []
         for n, (part, start) in enumerate(zip(self.parts, self.starts, strict=False)):
-            of_bucket = (self.seed, epoch, n) if n else (self.seed, epoch)
-            order = np.random.default_rng(of_bucket).permutation(len(part))
+            bucket = (n,) if n else ()
+            order = stream(Stream.ORDER, self.seed, epoch, *bucket).permutation(len(part))
             rows.append(start + part[order[: len(part) // size * size]].reshape(-1, size))
         if len(rows) == 1:
             return rows[0]
-        mixed: NDArray[np.int64] = np.random.default_rng((self.seed, epoch, len(rows))).permutation(
-            np.concatenate(rows)
-        )
+        mixed: NDArray[np.int64] = stream(Stream.ORDER, self.seed, epoch, len(rows)).permutation(np.concatenate(rows))
         return mixed
 
     def _make(self, number: int) -> Batch:
@@ -205,7 +203,7 @@ class Loader:
         bucket, own = self.buckets[at], ids - self.starts[at]
         samples = bucket.samples[own]
         if self.augment:
-            samples = self.augment.apply(samples, np.random.default_rng((self.seed, content, AUGMENTED)))
+            samples = self.augment.apply(samples, stream(Stream.AUGMENTATION, self.seed, content))
         labels = torch.from_numpy(bucket.labels[own])
         return Batch(number, content, ids, self._on_device(samples), self._to(labels), 0.0)
 

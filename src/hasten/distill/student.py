@@ -29,6 +29,7 @@ from hasten.model.checked import checked, parse_object
 from hasten.model.config import UNet2D, read_folder
 from hasten.model.folder import save_folder
 from hasten.model.source import Source
+from hasten.seeds import Purpose, seed_of
 from hasten.technique.precision import Precision
 from hasten.train import loop, recipe, rehearsal, state
 from hasten.train.losses.objective import Objective
@@ -87,7 +88,7 @@ def drop_blocks(source: Source, count: int, data: Data, out: Path, tell: Tell = 
 
 def _drop_blocks(source: Source, count: int, data: Data, folder: Path, tell: Tell) -> dict[str, Any]:
     network = _network(source)
-    ids, rng = data.ids(held_out=False), torch.Generator().manual_seed(0)
+    ids, rng = data.ids(held_out=False), torch.Generator().manual_seed(seed_of(Purpose.TRIAL))
     chosen = ids[torch.randperm(len(ids), generator=rng)[:STATES].numpy()]
     clean, labels = (torch.from_numpy(part) for part in data.take(chosen))
     part = Objective(source.schedule, source.prediction, source.sigma_data).at(
@@ -135,7 +136,7 @@ def _save(source: Source, made: UNet2DModel, told: dict[str, Any], folder: Path)
 def taylor(source: Source, network: torch.nn.Module, data: Data, tell: Tell = lambda *_: None) -> Taylor:
     """Scores by the loss on training data at noise levels that are spread evenly over all times."""
     objective = Objective(source.schedule, source.prediction, source.sigma_data)
-    found, ids, rng = Taylor(network), data.ids(held_out=False), torch.Generator().manual_seed(0)
+    found, ids, rng = Taylor(network), data.ids(held_out=False), torch.Generator().manual_seed(seed_of(Purpose.TRIAL))
     network.requires_grad_(True)
     for number in range(TAYLOR_BATCHES):
         tell("what the loss needs most", number, TAYLOR_BATCHES)

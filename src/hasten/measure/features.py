@@ -18,9 +18,9 @@ import torch
 from hasten.errors import BadInput, HastenError
 from hasten.measure.distance import Array
 from hasten.model.target import Target
+from hasten.seeds import Purpose, seed_of
 
 FEATURE_S = 0.01  # the lower, the more of each damage it sees (LOG.md)
-FEATURE_SEED = 20_001
 FEATURE_BATCH = 64
 BANDS = 4
 
@@ -135,7 +135,7 @@ def _outputs(
     ``stop``: at the first one, which saves the rest of the network.
     """
     facts, t = target.facts, float(target.schedule.t(s))
-    rng = torch.Generator().manual_seed(FEATURE_SEED)
+    rng = torch.Generator().manual_seed(seed_of(Purpose.FEATURES))
     noise = torch.randn(facts.shape, generator=rng)
     x = float(target.schedule.alpha(t)) * samples + float(target.schedule.sigma(t)) * noise
     labels = None
@@ -171,7 +171,7 @@ def _middle(target: Target, module: torch.nn.Module, s: float) -> tuple[str, int
             return name, 1
     kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
     layers: dict[str, torch.nn.Module] = {n: layer for n, layer in module.named_modules() if isinstance(layer, kinds)}
-    rng = torch.Generator().manual_seed(FEATURE_SEED + 1)
+    rng = torch.Generator().manual_seed(seed_of(Purpose.MIDDLE_LAYER))
     trial = torch.randn((2, *target.facts.shape), generator=rng)
     usable = []
     for name, output in _outputs(target, layers, trial, s, stop=False).items():

@@ -28,6 +28,7 @@ from hasten.model.noise import schedule_of
 from hasten.model.target import Call, Facts, Target, TorchNetwork
 from hasten.model.upsample import upsamplers
 from hasten.model.weights import build_network, weight_hash
+from hasten.seeds import Purpose, seed_of
 
 BASELINE_SOLVER = "ddim"
 BASELINE_STEPS = 50
@@ -291,7 +292,8 @@ def _settled(source: Source) -> Call:
     guard.check_memory(4 * 4 * math.prod(source.shape), f"{source.name}: two samples of shape {source.shape}")
     target = source.build()
     assert target.module is not None
-    x = torch.randn((2, *source.shape), generator=torch.Generator().manual_seed(0)).to(source.device)
+    rng = torch.Generator().manual_seed(seed_of(Purpose.TRIAL))
+    x = torch.randn((2, *source.shape), generator=rng).to(source.device)
     told = torch.as_tensor(source.schedule.network_time([0.5, 1.0]), dtype=torch.float32, device=source.device)
     labels = None if source.num_labels is None else torch.zeros(2, dtype=torch.int64, device=source.device)
     with torch.no_grad():

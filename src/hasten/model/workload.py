@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from hasten.seeds import Purpose, seed_of
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -26,7 +28,7 @@ class Case:
 
     def fresh(self, row: int) -> torch.Tensor:
         """The noise that row ``row`` of a stochastic table adds: the same at each call."""
-        rng = torch.Generator().manual_seed(self.seed * 1009 + row + 1)
+        rng = torch.Generator().manual_seed(seed_of(Purpose.FRESH_NOISE, self.seed, row))
         return torch.randn(self.noise.shape, generator=rng)
 
 
@@ -53,7 +55,7 @@ def draw(
     pool = None if labels is None else np.asarray(labels, dtype=np.int64)
     cases = []
     for index in range(num_cases):
-        case_seed = seed * 100_003 + index
+        case_seed = seed_of(Purpose.CASE, seed, index)
         rng = torch.Generator().manual_seed(case_seed)
         noise = torch.randn((images_per_case, *shape), generator=rng)
         chosen = None

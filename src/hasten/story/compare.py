@@ -32,6 +32,7 @@ from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.model.workload import Case, Workload, draw
 from hasten.result import NOT_ELSEWHERE, as_rows, speedup
+from hasten.seeds import Purpose, seed_of
 from hasten.story.stages import enough
 from hasten.story.stages import reference as references
 from hasten.story.stages.saving import side_of
@@ -76,10 +77,10 @@ class Asked:
         """Tell the person, with the time left."""
         self.progress(phase, detail, max(self.deadline.left(), 0.0))
 
-    def workload(self, cases: int, images: int, purpose: int) -> Workload:
+    def workload(self, cases: int, images: int, purpose: Purpose) -> Workload:
         """Cases by purpose."""
         source = self.a.source
-        return draw(source.shape, cases, images, self.seed * 10 + purpose, source.labels_of(self.data))
+        return draw(source.shape, cases, images, seed_of(purpose, self.seed), source.labels_of(self.data))
 
     def timed_images(self, images: int) -> int:
         """How many images one timed call takes at this batch size: an epoch takes all the data, in whole batches."""
@@ -224,7 +225,7 @@ def read_reference(asked: Asked, features: Features | None) -> quality.Reference
         return references.of_data(network, asked.data, features)
     target = asked.target("baseline")
     made: list[torch.Tensor] = []
-    for case in asked.workload(REFERENCE_IMAGES // quality.MIN_PAIRS, quality.MIN_PAIRS, 3).cases:
+    for case in asked.workload(REFERENCE_IMAGES // quality.MIN_PAIRS, quality.MIN_PAIRS, Purpose.REFERENCE).cases:
         if made and asked.over(REFERENCE_END):
             break
         made.append(target.sample(case))
@@ -234,7 +235,7 @@ def read_reference(asked: Asked, features: Features | None) -> quality.Reference
 def sampling_seconds(asked: Asked) -> float:
     """What A and B together take for an image, by an evaluation of each after a first one, which may compile."""
     total = 0.0
-    (case,) = asked.workload(1, asked.images, 1).cases
+    (case,) = asked.workload(1, asked.images, Purpose.TIMED).cases
     for side_ in ("baseline", "candidate"):
         target = asked.target(side_)
         target.evaluate(case)
@@ -256,7 +257,7 @@ def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> C
     return pair.compare(
         workers(asked, "baseline"),
         workers(asked, "candidate"),
-        Timed(asked.workload(rounds, images, 1).cases, asked.timed_images(images)),
+        Timed(asked.workload(rounds, images, Purpose.TIMED).cases, asked.timed_images(images)),
         pair.Rounds(
             rounds,
             seed=asked.seed,
@@ -309,7 +310,7 @@ def judge(
         reference.view(torch.cat(main.samples_a)),
         reference.view(torch.cat(main.samples_b)),
         lambda: (asked.target("baseline"), asked.target("candidate")),
-        lambda cases: asked.workload(cases, min(asked.images, FEWEST_MORE), 2),
+        lambda cases: asked.workload(cases, min(asked.images, FEWEST_MORE), Purpose.PAIRS),
         budget=next(iter(limits), quality.BUDGET),
         wanted=min([quality.DETECTABLE, *(limit for limit in limits if limit > 0)]),
         stop=lambda: asked.over(PAIRS_END),
@@ -386,5 +387,5 @@ def once(text: str, kind: str, images: str, data: str, device: str) -> None:
     kind = "train-step" if kind == "epoch" else kind
     asked = Asked(named, named, kind, found, int(images), 0, deadline, lambda *_: None)
     worker = workers(asked, "baseline")()
-    for case in asked.workload(2 if kind in TRAINED else 1, int(images), 1).cases:
+    for case in asked.workload(2 if kind in TRAINED else 1, int(images), Purpose.TIMED).cases:
         worker.sample(case)

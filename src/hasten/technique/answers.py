@@ -13,10 +13,10 @@ import torch
 from hasten.diffusion.prediction import input_scale
 from hasten.errors import HastenError
 from hasten.model.target import Network, Target
+from hasten.seeds import Purpose, seed_of
 
 LEVELS = (0.02, 0.25, 0.5, 0.75, 0.98)  # inner times: 0 clean, 1 noise
 INPUTS = 2  # at each level
-SEED = 80_021
 SAME_DB, MOST_DB = 60.0, 150.0  # float32 graphs agree to 100 dB and more
 COARSE_DB = 10.0  # weights in 4 bits agree to 16 dB and more, a branch that is followed the wrong way to 0 or less
 ALIKE_DB = 40.0  # of a network in 16 bits on another processor
@@ -36,7 +36,7 @@ def answers(target: Target, network: Network, batch: int = INPUTS) -> torch.Tens
 
     Raises HastenError for answers of another shape than their inputs.
     """
-    facts, rng = target.facts, torch.Generator().manual_seed(SEED)
+    facts, rng = target.facts, torch.Generator().manual_seed(seed_of(Purpose.ANSWERS))
     found = []
     rows = torch.arange(max(batch, INPUTS)) % INPUTS
     with torch.inference_mode():

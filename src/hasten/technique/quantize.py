@@ -20,10 +20,10 @@ from hasten.errors import BadInput
 from hasten.model.target import Facts, Network, Target
 from hasten.model.workload import draw
 from hasten.runtime import openvino
+from hasten.seeds import Purpose, seed_of
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 
 CALIBRATION_STEPS = 20
-CALIBRATION_SEED = 90_001
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def calibration_states(target: Target, images: int) -> list[tuple[torch.Tensor, 
     labels = None
     if facts.num_labels is not None:
         labels = [label for label in range(facts.num_labels) if target.guidance != 1.0 or label != facts.null_label]
-    case = draw(facts.shape, 1, images, CALIBRATION_SEED, labels).cases[0].to(facts.device)
+    case = draw(facts.shape, 1, images, seed_of(Purpose.CALIBRATION), labels).cases[0].to(facts.device)
     seen: list[tuple[torch.Tensor, ...]] = []
     asked: Network = target.network
 

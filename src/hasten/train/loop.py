@@ -28,6 +28,7 @@ from hasten.errors import HastenError
 from hasten.files import replacing, write_text
 from hasten.model.grid import write_grid
 from hasten.model.source import Source
+from hasten.seeds import Purpose
 from hasten.train import inputs, network, state, training
 from hasten.train.choices import choose
 from hasten.train.log import Figures, Log, Shown
@@ -153,7 +154,7 @@ def train(
                         _rewind(run, out, fingerprint, batch, told_loss, log)
                         continue
 
-                    rng = run.generator(batch.number + (1 << 40))
+                    rng = run.generator(batch.number, Purpose.ROUNDING)
                     if run.fused is None:
                         run.weights.widen_()
                         for optimizer in now.optimizers:

@@ -14,6 +14,7 @@ from hasten.diffusion.levels import uniform
 from hasten.errors import BadInput
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import Case
+from hasten.seeds import Purpose, seed_of
 from hasten.train.losses.objective import Objective
 
 LEARNING_RATE = 1e-5
@@ -80,8 +81,9 @@ class Epoch:
         n = len(case.noise)
         means = []
         for number in range(len(self.step.ids) // n):
-            rng = torch.Generator().manual_seed(case.seed * 1_000_003 + number)
+            seed = seed_of(Purpose.BATCH, case.seed, number)
+            rng = torch.Generator().manual_seed(seed)
             noise = torch.randn(case.noise.shape, generator=rng)
             chosen = torch.from_numpy(batch_indices(number, n, len(self.step.ids), case.seed))
-            means.append(self.step.sample(Case(number, case.seed * 1_000_003 + number, noise), chosen).mean())
+            means.append(self.step.sample(Case(number, seed, noise), chosen).mean())
         return torch.stack(means)

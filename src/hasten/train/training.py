@@ -20,6 +20,7 @@ from hasten.model import source as sources
 from hasten.model import upsample
 from hasten.model.source import Source
 from hasten.model.target import Target
+from hasten.seeds import Purpose, seed_of
 from hasten.train import network, state
 from hasten.train.inputs import Decode
 from hasten.train.losses.objective import Examples, Objective
@@ -90,16 +91,16 @@ class Training:
 
     def examples(self, batch: Batch) -> Examples:
         """What is learnt from ``batch``; all that is random follows from the seed and the batch's number."""
-        torch.manual_seed(seed_of(self.recipe, batch.number))  # for dropout
+        torch.manual_seed(seed_of(Purpose.BATCH, self.recipe.train.seed, batch.number))  # for dropout
         labels = batch.labels if self.source.num_labels is not None else None
         examples = self.objective.draw(batch.samples, labels, self.generator(batch.content))
         if self.teacher is None:
             return examples
         return self.teacher.taught(examples, batch.content, self.recipe.train.accumulate)
 
-    def generator(self, number: int) -> torch.Generator:
+    def generator(self, number: int, purpose: Purpose = Purpose.BATCH) -> torch.Generator:
         """The random numbers of batch ``number``."""
-        return torch.Generator().manual_seed(seed_of(self.recipe, number))
+        return torch.Generator().manual_seed(seed_of(purpose, self.recipe.train.seed, number))
 
     def ask(self, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The network's output in the recipe's precision, pictures in the setting's layout."""
@@ -117,11 +118,6 @@ class Training:
             return self.teacher.errors(part, output, errors).mean(), errors.detach().mean()
         wanted = errors if self.uncertainty is None else self.uncertainty.loss(errors, part.s)
         return wanted.mean(), errors.detach().mean()
-
-
-def seed_of(recipe: Recipe, number: int) -> int:
-    """The seed of batch ``number``."""
-    return recipe.train.seed * 1_000_003 + number
 
 
 def prepare(

@@ -20,12 +20,12 @@ from hasten.measure.features import bands
 from hasten.model.source import Source
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import draw
+from hasten.seeds import Purpose, seed_of
 from hasten.train.losses.objective import Ask, Objective
 
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)  # s = sigma / alpha
 BATCH = 64
 SAMPLER, GRID, EVALUATIONS = "unipc", "logsnr", 10
-NOISE_SEED = 30_011
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Validator:
 
     def __init__(self, source: Source, data: Data, count: int, seed: int) -> None:
         clean, labels = data.part(held_out=True, most=count, seed=seed)
-        self.source, self.data, self.seed = source, data, seed
+        self.source, self.data, self.seed = source, data, seed_of(Purpose.VALIDATION, seed)
         self.clean, self.labels = torch.from_numpy(clean), torch.from_numpy(labels)
-        self.noise = torch.randn(self.clean.shape, generator=torch.Generator().manual_seed(NOISE_SEED + seed))
+        self.noise = torch.randn(self.clean.shape, generator=torch.Generator().manual_seed(self.seed))
         self.space = bands(self.clean)
 
     def validate(self, target: Target, objective: Objective, *, sample: bool = True) -> Validation:
@@ -73,9 +73,7 @@ class Validator:
         labels = None if self.source.num_labels is None else self.labels.tolist()
         made = [
             target.sample(case)
-            for case in draw(
-                self.source.shape, -(-len(self.clean) // BATCH), BATCH, NOISE_SEED + self.seed, labels
-            ).cases
+            for case in draw(self.source.shape, -(-len(self.clean) // BATCH), BATCH, self.seed, labels).cases
         ]
         return spread(bands(torch.cat(made)[: len(self.clean)]), self.space)
 

@@ -17,8 +17,9 @@ from hasten.measure.pair import Comparison
 from hasten.measure.quality import Quality, Reference
 from hasten.measure.stats import FEWEST_ROUNDS, Verdict, median_ratio
 from hasten.model.target import Target
+from hasten.seeds import Purpose, seed_of
 from hasten.story.stages import enough
-from hasten.story.stages.run import CONFIRM, MORE, UNTIMED_BATCH, Run
+from hasten.story.stages.run import UNTIMED_BATCH, Run
 from hasten.story.stages.ways import CONVERGED, Way, faithful, faithful_seconds
 from hasten.technique.contract import Technique
 from hasten.technique.plan import Plan
@@ -93,7 +94,7 @@ def _measure(run: Run, finalists: list[Plan], reference: Reference, ways: list[W
     if images < run.settings.images_per_case:
         at_once = f"{images} image{'s' if images > 1 else ''} at once"
         run.warnings.append(f"timed {at_once}, not {run.settings.images_per_case}: a longer time allows more")
-    workload = run.workload(CONFIRM, ROUNDS, images)
+    workload = run.workload(Purpose.CONFIRM, ROUNDS, images)
     builders: dict[str, pair.Builder] = {"baseline": lambda: run.build(Plan())}
     for number, plan in enumerate(finalists):
         builders[f"candidate {number}"] = lambda plan=plan: run.build(plan)  # type: ignore[misc]
@@ -131,7 +132,7 @@ def _measure(run: Run, finalists: list[Plan], reference: Reference, ways: list[W
             baseline,
             candidate,
             builds(plan),
-            lambda cases: run.workload(MORE, cases, batch),
+            lambda cases: run.workload(Purpose.MORE, cases, batch),
             budget=run.limits.quality,
             # a finalist that is believed before this one and held is the winner already
             stop=lambda: any(held(one) for one in measured) or run.over(max(end, MORE_END))(),
@@ -150,7 +151,7 @@ def held(confirmed: Confirmed) -> bool:
 def drift_to_converged(run: Run, confirmed: Confirmed, reference: Reference, ways: list[Way]) -> dict[str, float]:
     """How far baseline and winner are, in dB, from the model's own converged samples of the first fresh case."""
     comparison = confirmed.comparison
-    case = run.workload(CONFIRM, 1, len(comparison.samples_a[0])).cases[0]
+    case = run.workload(Purpose.CONFIRM, 1, len(comparison.samples_a[0])).cases[0]
     goal = faithful(run, ways, CONVERGED).sample(case)
     return {
         "baseline": quality.drift_db(goal, comparison.samples_a[0], reference.span),
@@ -200,10 +201,10 @@ def attribute(run: Run, winner: Plan, ways: list[Way]) -> Added:
     comparisons = pair.compare_many(
         builders,
         "candidate",
-        run.workload(CONFIRM, FEWEST_ROUNDS, max(images, 1)),
+        run.workload(Purpose.CONFIRM, FEWEST_ROUNDS, max(images, 1)),
         pair.Rounds(
             FEWEST_ROUNDS,
-            seed=run.settings.seed + 1,
+            seed=seed_of(Purpose.ATTRIBUTION, run.settings.seed),
             stop=run.stopped,
             clock=run.clock,
             on_round=lambda done, rounds: run.say("attribute", f"round {done} of {rounds}: techniques removed"),

@@ -10,8 +10,9 @@ from hasten.measure.copies import MOST_TRAINING
 from hasten.measure.features import Features
 from hasten.measure.quality import Reference
 from hasten.model.target import Target
+from hasten.seeds import Purpose
 from hasten.story.stages import ways
-from hasten.story.stages.run import REFERENCE, UNTIMED_BATCH, Run
+from hasten.story.stages.run import UNTIMED_BATCH, Run
 from hasten.story.stages.ways import CONVERGED, Way
 
 IMAGES, FEWEST_IMAGES = 256, 64
@@ -34,7 +35,7 @@ def read(run: Run, target: Target, tried: list[Way]) -> Reference:
     converged = ways.faithful(run, tried, CONVERGED)
     cost = ways.faithful_seconds(tried) * CONVERGED.steps
     images = max(run.images_that_fit(cost, 1, END, IMAGES), FEWEST_IMAGES)
-    cases = run.workload(REFERENCE, -(-images // UNTIMED_BATCH), UNTIMED_BATCH).cases
+    cases = run.workload(Purpose.REFERENCE, -(-images // UNTIMED_BATCH), UNTIMED_BATCH).cases
     run.warnings.append("no data was given: distances are to the model's own converged samples")
     made = torch.cat([converged.sample(case) for case in cases])
     return quality.reference(target, made, origin="the model's own converged samples", features=features)

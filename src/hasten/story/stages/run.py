@@ -14,12 +14,11 @@ from hasten.model.config import read_folder
 from hasten.model.source import Source
 from hasten.model.target import Target
 from hasten.model.workload import Workload, draw
+from hasten.seeds import Purpose, seed_of
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
 from hasten.technique.swap import Swap
 
-# What cases are for: no two purposes share noise.
-SEARCH, CONFIRM, REFERENCE, MORE = 1, 2, 3, 4
 UNTIMED_BATCH = 32  # images at once where nothing is timed
 GOALS = ("throughput", "latency", "memory", "size")
 
@@ -111,11 +110,15 @@ class Run:
             detail = f"stopping after this; Ctrl-C again leaves: {detail}"
         self.progress(phase, detail, max(self.deadline.left(), 0.0))
 
-    def workload(self, purpose: int, cases: int, images: int | None = None) -> Workload:
+    def workload(self, purpose: Purpose, cases: int, images: int | None = None) -> Workload:
         """Cases of ``images`` (the run's own number by default) for one purpose."""
         labels = self.source.labels_of(self.data)
         return draw(
-            self.source.shape, cases, images or self.settings.images_per_case, self.settings.seed * 10 + purpose, labels
+            self.source.shape,
+            cases,
+            images or self.settings.images_per_case,
+            seed_of(purpose, self.settings.seed),
+            labels,
         )
 
     def build(self, plan: Plan) -> Target:

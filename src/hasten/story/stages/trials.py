@@ -17,7 +17,8 @@ from hasten.model.target import Facts, Target
 from hasten.search import factorised, loop
 from hasten.search.factorised import Trial
 from hasten.search.space import ALL, Cost, Point, Space
-from hasten.story.stages.run import SEARCH, Run
+from hasten.seeds import Purpose
+from hasten.story.stages.run import Run
 from hasten.story.stages.ways import CONVERGED, Way, closest, faithful, faithful_seconds
 from hasten.technique import plan as plans
 from hasten.technique.plan import Plan
@@ -45,7 +46,7 @@ class Bench:
         self.ways = {way.hash: way for way in kept}
         each = faithful_seconds(tried) * run.source.table.evaluations
         images = max(run.images_that_fit(each, 1, BASELINE_END, SEARCH_IMAGES), FEWEST_IMAGES)
-        self.cases = run.workload(SEARCH, images // SEARCH_BATCH, SEARCH_BATCH).cases
+        self.cases = run.workload(Purpose.SEARCH, images // SEARCH_BATCH, SEARCH_BATCH).cases
         same = faithful(run, tried)
         self.baseline = reference.view(torch.cat([same.sample(case) for case in self.cases]))
         same.table = CONVERGED.table(same.schedule)

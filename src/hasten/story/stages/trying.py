@@ -16,7 +16,8 @@ from hasten.measure.stats import FEWEST_ROUNDS
 from hasten.model.target import Target, TorchNetwork
 from hasten.propose import Proposal
 from hasten.runtime import openvino
-from hasten.story.stages.run import SEARCH, Run
+from hasten.seeds import Purpose
+from hasten.story.stages.run import Run
 from hasten.story.stages.ways import Way, kept_in
 from hasten.technique.plan import Plan
 from hasten.technique.sampler import STEP_PROBE
@@ -34,7 +35,7 @@ def profile_network(run: Run, target: Target) -> tuple[Row, ...]:
     run.say("profile", "one network evaluation by kind of module")
     assert isinstance(target.network, TorchNetwork)
     peaks = roofline.peaks(run.source.device, fingerprint(environment()))
-    case = run.workload(SEARCH, 1).cases[0]
+    case = run.workload(Purpose.SEARCH, 1).cases[0]
     return profile(lambda: target.evaluate(case), target.network.module, 3, peaks)
 
 
@@ -43,7 +44,7 @@ def profile_winner(run: Run, plan: Plan) -> tuple[Row, ...] | None:
     target = run.build(plan)
     if not isinstance(target.network, openvino.Network):
         return None
-    case = run.workload(SEARCH, 1).cases[0]
+    case = run.workload(Purpose.SEARCH, 1).cases[0]
     kinds = openvino.profile(target.network, case.noise, case.labels)
     whole = sum(seconds for _, seconds in kinds.values())
     return tuple(
@@ -95,7 +96,7 @@ def _tried(run: Run, proposals: list[Proposal]) -> list[Way]:
         comparisons = pair.compare_many(
             {key: partial(build, key) for key in keys},
             eager.hash,
-            run.workload(SEARCH, 1),
+            run.workload(Purpose.SEARCH, 1),
             pair.Rounds(most, 1, run.settings.seed, lambda: done >= at_least and late(), on_round, run.clock),
         )
         seconds: dict[str, tuple[float, ...]] = {}

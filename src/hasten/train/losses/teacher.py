@@ -17,6 +17,7 @@ import torch
 
 from hasten.errors import BadInput, did_you_mean
 from hasten.model.source import Source
+from hasten.seeds import Purpose, seed_of
 from hasten.train.losses.objective import Examples
 
 
@@ -85,7 +86,7 @@ class Teacher(torch.nn.Module):
                 )
             if ours[1] != theirs[1]:
                 made = torch.nn.Linear(ours[1], theirs[1], bias=False).to(student.device)
-                rng = torch.Generator().manual_seed(0)
+                rng = torch.Generator().manual_seed(seed_of(Purpose.TRIAL))
                 made.weight.copy_(torch.randn(made.weight.shape, generator=rng) / ours[1] ** 0.5)
                 self.maps[name.replace(".", "-")] = made
 
