@@ -44,7 +44,9 @@ def test_it_is_refused_with_the_reason() -> None:
     names, refusals = tried(0.6, 60)
     assert not any("compile" in name for name in names)
     assert (
-        refusals["int8_linear"] == refusals["compile"] == "not tried: compiling takes about a minute; give a run 10 minutes"
+        refusals["int8_linear"]
+        == refusals["compile"]
+        == "not tried: compiling takes about a minute; give a run 10 minutes"
     )
 
 
