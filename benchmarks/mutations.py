@@ -50,9 +50,10 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 import hasten
-from hasten import cli, console
+from hasten import cli
 from hasten.environment import environment, quiet
 from hasten.files import sha256, toml, write_text
+from hasten.report import terminal
 
 RESULT = Path(__file__).parent / "results" / "mutations.json"
 DEMO = Path(__file__).parent / "results" / "demo.json"
@@ -1013,8 +1014,8 @@ def table(found: list[Ended], kinds: list[str]) -> list[dict[str, Any]]:
 
 def show(ended: Ended, seed: int) -> None:
     """A bad one, and how to have it again."""
-    last = console.plain((ended.error.strip().splitlines() or [""])[-1])[:300]
-    words = console.plain(" ".join(each if len(each) < 200 else each[:200] + "..." for each in ended.case.arguments))
+    last = terminal.plain((ended.error.strip().splitlines() or [""])[-1])[:300]
+    words = terminal.plain(" ".join(each if len(each) < 200 else each[:200] + "..." for each in ended.case.arguments))
     print(f"BAD {ended.bad}: hasten {words}\n    {last}")
     print(
         f"    python benchmarks/mutations.py --seed {seed} --kind {ended.case.kind} --only {ended.case.number}",
@@ -1058,7 +1059,7 @@ def main() -> None:
 
     if asked.only is not None:
         for ended in ran([case(kinds[0], asked.only)], jobs=1):
-            print(f"hasten {' '.join(map(console.plain, ended.case.arguments))}\n{ended.output}{ended.error}")
+            print(f"hasten {' '.join(map(terminal.plain, ended.case.arguments))}\n{ended.output}{ended.error}")
             print(f"exit status {ended.status}, {ended.seconds:.2f} s, {ended.bytes / 2**20:.0f} MiB, bad: {ended.bad}")
         return
     began, found = time.perf_counter(), []

@@ -22,8 +22,8 @@ import opponents
 import pages
 from PIL import Image
 
-from hasten.console import summary
 from hasten.files import size, write_text
+from hasten.report.result_text import summary
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -2,10 +2,11 @@
 
     python benchmarks/search_cost.py            # 20 minutes; benchmarks/results/search_cost.json
 
-The space is small enough to enumerate: the ways to run the network that `hasten optimize` keeps, all its solvers and time grids, 6 to
-10 evaluations; three seeds of the noise.  Every point is judged on the same 64 images as the search judges by.  Cost is
-counted in images times evaluations, ranking included, so it does not depend on the clock.  How much slower the plan
-found is than the fastest plan that holds the budget is told at several budgets, with all ways and with the slowest.
+The space is small enough to enumerate: the ways to run the network that `hasten optimize` keeps, all its solvers and
+time grids, 6 to 10 evaluations; three seeds of the noise.  Every point is judged on the same 64 images as the search
+judges by.  Cost is counted in images times evaluations, ranking included, so it does not depend on the clock.  How much
+slower the plan found is than the fastest plan that holds the budget is told at several budgets, with all ways and with
+the slowest.
 """
 
 from __future__ import annotations

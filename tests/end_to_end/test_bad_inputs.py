@@ -244,7 +244,7 @@ def test_env_says_what_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit):
         cli.main(["env"])
     out = capsys.readouterr().out
-    assert "threads     not set" in out
+    assert "threads     OMP_NUM_THREADS is not set" in out
     assert "None" not in out
 
 
@@ -269,9 +269,9 @@ def test_every_command_explains_itself_in_80_columns(capsys: pytest.CaptureFixtu
 
 
 def test_progress_is_silent_when_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    from hasten import console
+    from hasten.report import terminal
 
-    with console.progress() as report:
+    with terminal.progress() as report:
         report("search", "something", 10.0)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""

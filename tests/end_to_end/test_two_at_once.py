@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hasten import commands, console, guard
+from hasten import guard, subject
+from hasten.commands import sampling
+from hasten.report import terminal
 from hasten.story import profile
 from tests.command_line import hasten
 
@@ -73,7 +75,8 @@ def test_a_prune_that_failed_is_in_nobodys_way(
 def test_a_sample_tells_each_evaluation(tiny_folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
     out = tmp_path / "x.png"
-    commands.sample(str(tiny_folder), 3, out, None, 2, 1.0, 5, None, 0, lambda phase, detail, left: told.append(detail))
+    tell = terminal.counted(lambda phase, detail, left: told.append(detail), "sample")
+    sampling.sample(subject.read(tiny_folder, steps=5), 3, out, None, 2, 0, tell)
     assert out.exists()
     assert [line.split("  ", 1)[1] for line in told] == [
         f"{n} of 10  evaluations, for {0 if n < 5 else 2} of 3 samples" for n in range(10)
@@ -89,9 +92,9 @@ def test_a_profile_tells_its_parts(tiny_folder: Path) -> None:
 
 def test_a_bar_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 10.0, 11.0, 13.0])
-    monkeypatch.setattr(console.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: next(now))
     told: list[tuple[str, str, float]] = []
-    tell = console.counted(lambda *line: told.append(line), "prune")
+    tell = terminal.counted(lambda *line: told.append(line), "prune")
     tell("what", 0, 4)
     tell("what", 1, 4)
     assert told == [("prune", "─" * 20 + "  0 of 4  what", 0.0), ("prune", "━" * 5 + "─" * 15 + "  1 of 4  what", 3.0)]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hasten.console import plain
+from hasten.report.terminal import plain
 from hasten.errors import BadInput
 
 UNREADABLE = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from hasten.console import WIDTH
+from hasten.report.terminal import WIDTH
 from hasten.files import size
 from hasten.history import FOUND, Figure, Reading, Series
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from hasten.console import plain
+from hasten.report.terminal import plain
 from hasten.errors import BadInput
 from hasten.files import why
 

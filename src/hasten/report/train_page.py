@@ -19,7 +19,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from hasten.console import plain
+from hasten.report.terminal import plain
 from hasten.files import write_text
 from hasten.report import page, train_run, words
 from hasten.report.svg import AFTER, BEFORE, LETTER, LINEAR, LOG, MUTED, WARN, Axis, Panel, both, short, spanning

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, ConfigDict, Field
 
 from hasten import guard
-from hasten.console import plain
+from hasten.report.terminal import plain
 from hasten.errors import BadInput
 from hasten.report.result import Amount, Block, Count, Environment, Name, Signed, checked, content, loaded
 from hasten.train import log

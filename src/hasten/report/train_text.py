@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hasten.console import WIDTH, bar, clock, plain
+from hasten.report.terminal import WIDTH, bar, clock, plain
 from hasten.files import size
 from hasten.train.log import Shown
 

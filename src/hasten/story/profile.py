@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from hasten import console, guard, history, subject
+from hasten import guard, history, subject
 from hasten.data.array import Data
 from hasten.diffusion import table as tables
 from hasten.diffusion.table import Table
@@ -37,6 +37,7 @@ from hasten.model.source import Source
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import Case, draw
 from hasten.runtime import openvino
+from hasten.report import terminal
 from hasten.story.bottleneck import headline
 from hasten.story.stages.saving import side_of
 from hasten.subject import Subject
@@ -120,7 +121,7 @@ def profile(
         raise BadInput(f"{out} holds a profile; choose another --out")
     parts = {"steps": by_step, "ops": by_operator, "python": by_python, "memory": by_memory, "damage": by_damage}
     chosen = [part for part in parts if part in wanted]
-    counted = console.counted(progress or (lambda *_: None), "profile")
+    counted = terminal.counted(progress or (lambda *_: None), "profile")
 
     def say(doing: str) -> None:
         counted(doing, doings.index(doing), len(doings))

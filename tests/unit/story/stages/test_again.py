@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import hasten
-from hasten import cli, commands
+from hasten import cli
 from hasten.data.array import Data
 from hasten.diffusion import schedule
 from hasten.model.source import Source
@@ -73,8 +73,8 @@ def test_the_command_of_a_folder_asks_for_the_same_run(tiny_folder, tmp_path, mo
         asked.update(named, source=source, data=data)
         return {"interrupted": False, "passed": True}
 
-    monkeypatch.setattr(commands.story, "optimize", optimize)
-    monkeypatch.setattr(cli.console, "summary", lambda *_: "done")
+    monkeypatch.setattr("hasten.story.optimize.optimize", optimize)
+    monkeypatch.setattr("hasten.report.result_text.summary", lambda *_: "done")
     cli.cli.main(words_of(line), standalone_mode=False)
     assert asked["source"].weight_hash == source.weight_hash
     assert (asked["source"].steps, asked["source"].folder) == (20, tiny_folder)

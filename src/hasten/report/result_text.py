@@ -1,83 +1,27 @@
-"""What a person sees in the terminal: progress on standard error, the summary on standard output.
-
-Progress is silent when standard error is no terminal.  Imports no torch.
-"""
+"""What a command prints once it is done, in lines of at most 80 columns; every figure from its result.  No torch."""
 
 from __future__ import annotations
 
-import sys
-import textwrap
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hasten.files import size
+from hasten.report.terminal import WIDTH, filled
 
-WIDTH, BAR = 80, 20
 UNITS = {"sample": "case", "step": "evaluation", "train-step": "step", "epoch": "epoch"}
-Report = Callable[[str, str, float], None]
 
 
-def plain(text: str, keep: str = "") -> str:
-    """``text`` with all that a terminal would act on, or can't show, escaped: control codes, and a name's odd bytes."""
-    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+def written(path: Path, num_bytes: int | None = None) -> str:
+    """The last line: where it is."""
+    return f"{'written':<12}{path}{'' if num_bytes is None else f' ({size(num_bytes)})'}"
 
 
-@contextmanager
-def progress() -> Iterator[Report]:
-    """A line that says phase, what is being tried, time used and time left."""
-    if not sys.stderr.isatty():
-        yield lambda phase, detail, left: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.table import Column
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.fields[phase]:<10}"),
-        TimeElapsedColumn(),
-        TextColumn(
-            "{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-        ),  # it alone gives way where the line is too long
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as display:
-        task = display.add_task("", phase="start", detail="")
-
-        def report(phase: str, detail: str, left: float) -> None:
-            shown = f"{clock(left)} left  {detail}" if left else detail
-            display.update(task, phase=phase, detail=plain(shown))
-
-        yield report
-
-
-def counted(report: Report, phase: str) -> Callable[[str, int, int], None]:
-    """``tell(what, done, of)`` that shows a bar with the time left, by what was done since it was at none."""
-    began = time.perf_counter()
-
-    def tell(what: str, done: int, of: int) -> None:
-        nonlocal began
-        if not done:
-            began = time.perf_counter()
-        left = (time.perf_counter() - began) * (of - done) / done if done else 0.0
-        report(phase, f"{bar(done, of, BAR)}  {done} of {of}  {what}", left)
-
-    return tell
-
-
-def bar(done: int, of: int, width: int) -> str:
-    """``width`` characters, as many of them heavy as ``done`` is of ``of``."""
-    heavy = width * done // of
-    return "\u2501" * heavy + "\u2500" * (width - heavy)
-
-
-def clock(seconds: float) -> str:
-    """``4:05`` or ``1:02:30``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def verification(differences: Sequence[str], agreement_db: float | None, files: int) -> str:
+    """What an artifact's check says beside problems."""
+    lines = [f"{'environment':<12}{difference}" for difference in differences]
+    lines += [] if agreement_db is None else [f"{'reference':<12}outputs agree to {agreement_db:.1f} dB"]
+    return "\n".join([*lines, f"{'files':<12}{files} hashes checked"])
 
 
 def summary(result: dict[str, Any], out: Path) -> str:
@@ -112,12 +56,7 @@ def summary(result: dict[str, Any], out: Path) -> str:
     lines += [f"{'warning':<12}{warning}" for warning in dict.fromkeys(result["warnings"])]
     saved = ",plan.toml,artifact/" if result["passed"] else ""
     lines.append(f"{'written':<12}{out}/{{report.html,result.json{saved}}}")
-    return "\n".join(_filled(line) for line in lines)
-
-
-def _filled(line: str) -> str:
-    """``line`` as it is where it fits, else broken at words."""
-    return line if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent=" " * 12)
+    return "\n".join(filled(line) for line in lines)
 
 
 def comparison(result: dict[str, Any]) -> str:
@@ -155,7 +94,7 @@ def comparison(result: dict[str, Any]) -> str:
     if overhead is not None:
         lines.append(f"{'clock':<12}its own cost is {overhead:.2g} of the shorter sample")
     lines += [f"{'warning':<12}{warning}" for warning in dict.fromkeys(result["warnings"])]
-    return "\n".join(_filled(line) for line in lines)
+    return "\n".join(filled(line) for line in lines)
 
 
 def speed_line(speedup: dict[str, Any]) -> str:
@@ -232,7 +171,7 @@ def machine(
         **(rests_on or {}),
     }
     lines = [f"{name:<12}{value or 'not known'}" for name, value in rows.items()]
-    return "\n".join(_filled(line) for line in lines)
+    return "\n".join(filled(line) for line in lines)
 
 
 def peaks_line(peaks: dict[str, Any]) -> str:

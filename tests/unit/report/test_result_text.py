@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hasten import console, environment
+from hasten import environment
+from hasten.report import result_text, terminal
 
 
 class Terminal(io.StringIO):
@@ -24,7 +25,7 @@ def test_a_long_detail_is_cut_and_the_clocks_stay(monkeypatch, detail):
     for name, value in {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with console.progress() as report:
+    with terminal.progress() as report:
         report("search", detail, 61.0)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sys.stderr.getvalue())
     lines = [line.rstrip() for line in re.split("[\r\n]+", shown) if "search" in line]
@@ -60,7 +61,7 @@ PEAKS = {"float32_flops_per_second": 2e11, "int8_flops_per_second": None, "copy_
     ],
 )
 def test_what_is_not_known_of_a_machine_says_so(what, shown):
-    text = console.machine(environment.environment() | what, "0123456789ab", PEAKS)
+    text = result_text.machine(environment.environment() | what, "0123456789ab", PEAKS)
     lines = text.splitlines()
     assert shown in lines
     assert "None" not in text
@@ -98,7 +99,7 @@ def test_a_summary_has_one_unit_and_80_columns_whatever_the_plan(label, first):
         },
         "attribution": [], "candidates": [], "refused": [], "warnings": ["busy " * 20, "busy " * 20],
     }  # fmt: skip
-    text = console.summary(result, Path("runs/a"))
+    text = result_text.summary(result, Path("runs/a"))
     assert text.startswith(first)
     assert max(map(len, text.splitlines())) <= 80
     assert "peak 575 MB -> 575 MB" in text
