@@ -152,10 +152,8 @@ def distill(
     from hasten.report import train_text
 
     with train_text.training() as (progress, warn):
-        folder = students.distill(
-            load(source), student, data, seconds, out, resume=resume, seed=seed, batch_size=batch, cached=cached,
-            features=features, progress=progress, warn=warn,
-        )  # fmt: skip
+        lessons = students.Lessons(data, seconds, batch, seed, cached, features)
+        folder = students.distill(load(source), student, lessons, out, resume=resume, progress=progress, warn=warn)
     say(result_text.written(folder))
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # names are answered before torch is imported
     from hasten.data.augment import Augment
 
 NAMES = ("emoji", "digits", "folder")
+DEPTH = 2  # batches that each worker keeps ready
 
 
 def by_name(
@@ -105,7 +106,7 @@ class Loader:
     """The batches of a part of ``data``, shuffled anew in each epoch, the remainder dropped.
 
     With buckets, a batch comes from one of them; each bucket has as many batches an epoch as it fills, in mixed order.
-    ``augment`` draws anew for each batch.  ``workers`` threads keep up to ``depth`` batches each ready, 0: none are
+    ``augment`` draws anew for each batch.  ``workers`` threads keep up to DEPTH batches each ready, 0: none are
     made ahead.  After ``period`` batches the first one comes again, None: never.  ``notes``: a line on buckets that
     don't fill a batch, and are never seen.
     Raises BadInput when there is less than one batch, and for an augmentation that the samples can't take.
@@ -121,13 +122,12 @@ class Loader:
         device: torch.device | str = "cpu",
         workers: int = 0,
         augment: Augment | None = None,
-        depth: int = 2,
         period: int | None = None,
     ) -> None:
         import torch
 
         self.buckets = data.buckets or (data,)
-        self.batch_size, self.seed, self.workers, self.depth, self.period = batch_size, seed, workers, depth, period
+        self.batch_size, self.seed, self.workers, self.period = batch_size, seed, workers, period
         self.device, self.augment = torch.device(device), augment or None
         self.parts = [bucket.ids(held_out) for bucket in self.buckets]
         self.batches_per_epoch = sum(len(part) // batch_size for part in self.parts)
@@ -167,7 +167,7 @@ class Loader:
         with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
             try:
                 numbers = count(number)
-                ready = deque(pool.submit(self._make, next(numbers)) for _ in range(self.workers * self.depth))
+                ready = deque(pool.submit(self._make, next(numbers)) for _ in range(self.workers * DEPTH))
                 yield self._ahead(pool, ready, numbers)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,27 +151,36 @@ def taylor(source: Source, network: torch.nn.Module, data: Data, tell: Tell = la
     return found
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """How a student is taught: for ``seconds`` on the ``data`` of that name, by the order and the noise of ``seed``.
+
+    ``cached``: so many batches come round again and again, noise and all, and the teacher is asked once for each, not
+    in every step.  ``features``: modules of both networks, such as ``mid_block``, whose outputs are learnt too.
+    """
+
+    data: str
+    seconds: float
+    batch_size: int = 64
+    seed: int = 0
+    cached: int | None = None
+    features: Sequence[str] = ()
+
+
 def distill(
     source: Source,
     student: str,
-    data: str,
-    seconds: float,
+    lessons: Lessons,
     out: Path,
     *,
     resume: bool = False,
-    seed: int = 0,
-    batch_size: int = 64,
-    cached: int | None = None,
-    features: Sequence[str] = (),
     progress: loop.Progress | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Path:
-    """Train a student of ``source`` for ``seconds`` on the data of that name; its folder, ``out/model``.
+    """Train a student of ``source``; its folder, ``out/model``.
 
     ``student``: ``channels=0.5``, a ``config.json``, or the folder of a model that has begun.  What is trained begins
-    in ``out/student``; ``out/recipe.toml`` says how, for ``hasten train`` to go on from.  ``cached``: so many batches
-    come round again and again, noise and all, and ``source`` is asked once for each, not in every step.
-    ``features``: modules of both networks, such as ``mid_block``, whose outputs are learnt too.
+    in ``out/student``; ``out/recipe.toml`` says how, for ``hasten train`` to go on from.
     """
     if source.folder is None:
         raise BadInput(f"{source.name} is a module of your own; train it with hasten.train.loop and a [teacher]")
@@ -178,12 +188,10 @@ def distill(
     with guard.holding(out):
         if path.exists():
             if not resume:
-                raise BadInput(f"{out} holds a run; use --resume or another --out")
+                raise BadInput(f"{out} holds a run; resume it, or choose another folder")
         else:
             state.check_place(out, False)
-            learnt = {"features": list(features), "feature_weight": FEATURE_WEIGHT} if features else {}
-            folder = _begun(source, student, data, out)
-            made = recipe_of(source, folder, data, seconds, seed, batch_size, {"cached": cached, **learnt})
+            made = recipe_of(source, _begun(source, student, lessons.data, out), lessons)
             write_text(path, toml(made.model_dump(exclude_defaults=True)))
     return loop.train(recipe.read(path), out, any(out.glob(state.PATTERN)), progress, warn)
 
@@ -208,24 +216,18 @@ def _is_begun(source: Source, folder: Path) -> bool:
     except BadInput:
         pruned_from = None
     if pruned_from != source.weight_hash:
-        raise BadInput(f"{folder} is there and is no student of {source.name}; move it away, or use another --out")
+        raise BadInput(f"{folder} is there and is no student of {source.name}; move it away, or choose another folder")
     return True
 
 
-def recipe_of(
-    source: Source,
-    folder: Path,
-    data: str,
-    seconds: float,
-    seed: int,
-    batch_size: int,
-    teaching: dict[str, Any],
-) -> Recipe:
-    """How the student in ``folder`` is trained, in as many steps as ``seconds`` have room for, by a rehearsal; by
-    autocast in bf16 where the machine has kernels for it.  ``teaching``: more keys of ``[teacher]``.
+def recipe_of(source: Source, folder: Path, lessons: Lessons) -> Recipe:
+    """How the student in ``folder`` is trained, in as many steps as the time has room for, by a rehearsal; by autocast
+    in bf16 where the machine has kernels for it.
 
     Raises BadInput when that are too few to warm up.
     """
+    data, features, cached = lessons.data, list(lessons.features), lessons.cached
+    learnt = {"features": features, "feature_weight": FEATURE_WEIGHT} if features else {}
     slow = Precision("bfloat16").refuse(source.build().facts)
 
     def made(steps: int, **other: Any) -> Recipe:
@@ -233,10 +235,10 @@ def recipe_of(
         values: dict[str, Any] = {
             "data": {**named, "size": source.shape[-1]},
             "model": {"folder": str(folder)},
-            "teacher": {"folder": str(source.folder), "share": TEACHER_SHARE, **(teaching | other)},
+            "teacher": {"folder": str(source.folder), "share": TEACHER_SHARE, "cached": cached, **learnt, **other},
             "train": {
                 "steps": steps,
-                "batch_size": batch_size,
+                "batch_size": lessons.batch_size,
                 "precision": "float32" if slow is not None else "bfloat16",
                 "optimizer": "muon",
                 "learning_rate": LEARNING_RATE,
@@ -244,20 +246,19 @@ def recipe_of(
                 "ema_decay": round(1.0 - 1.0 / max(LENGTH * steps, 2.0), 6),
                 "checkpoint_every": max(steps // 10, 1),
                 "sample_every": max(steps // 4, 1),
-                "seed": seed,
+                "seed": lessons.seed,
                 "keep_zeros": sparse.is_sparse(folder),
             },
         }
         return recipe.check(values, "", "student")
 
     took = rehearsal.measure(made(10_000)).seconds  # it ends before anything is saved
-    steps = int(TRAINED * seconds / took)
-    cached = teaching.get("cached")
+    steps = int(TRAINED * lessons.seconds / took)
     if cached is not None and steps > cached:
         later = rehearsal.measure(made(10_000, cached=1)).seconds
-        steps = cached + int((TRAINED * seconds - cached * took) / later)
+        steps = cached + int((TRAINED * lessons.seconds - cached * took) / later)
     if steps < FEWEST_STEPS:
-        room = f"--time {seconds:g}s has room for {steps} steps of {took:.2g} s"
+        room = f"a time of {lessons.seconds:g} s has room for {steps} steps of {took:.2g} s"
         raise BadInput(f"{room}; give time for {FEWEST_STEPS} or more")
     return made(steps)
 
@@ -271,10 +272,10 @@ def asked(student: str) -> float | Path:
         except ValueError:
             share = 0.0
         if not 0.0 < share < 1.0:
-            raise BadInput(f"--student {student}: the share of channels must be over 0 and under 1, such as 0.5")
+            raise BadInput(f"student {student}: the share of channels must be over 0 and under 1, such as 0.5")
         return share
     if not Path(student).is_file():
-        raise BadInput(f"--student {student}: no file or folder; give channels=0.5, a config.json or a model folder")
+        raise BadInput(f"student {student}: no file or folder; give channels=0.5, a config.json or a model folder")
     return Path(student)
 
 
@@ -288,7 +289,7 @@ def _config(network: UNet2DModel, share: float | Path) -> dict[str, Any]:
         if config["block_out_channels"] == list(own["block_out_channels"]):
             raise BadInput(
                 f"channels = {share:g} keeps all of block_out_channels {list(own['block_out_channels'])}: they go in "
-                f"whole multiples of norm_num_groups = {own['norm_num_groups']}; lower it, or remove blocks (--blocks)"
+                f"whole multiples of norm_num_groups = {own['norm_num_groups']}; lower it, or remove blocks"
             )
         return config
     values = parse_object(share.read_bytes(), share)

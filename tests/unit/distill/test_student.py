@@ -72,7 +72,7 @@ def test_taylor_keeps_more_of_what_matters_than_the_worst_choice(teacher) -> Non
 def test_a_student_learns_and_says_how(teacher, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(rehearsal, "measure", lambda _read: rehearsal.Measured(1, 1, 0.1))
     out = tmp_path / "run"
-    folder = student.distill(teacher, "channels=0.5", "digits", 3.0, out, batch_size=32)
+    folder = student.distill(teacher, "channels=0.5", student.Lessons("digits", 3.0, 32), out)
     read = recipe.read(out / "recipe.toml")
     assert read.train.steps == 27
     assert read.teacher is not None
@@ -80,21 +80,21 @@ def test_a_student_learns_and_says_how(teacher, tmp_path, monkeypatch) -> None:
     losses = [line["loss"] for line in log.read(out / "metrics.jsonl") if "event" not in line]
     assert losses[-1] < losses[0]
     assert UNet2DModel.from_pretrained(folder / "unet").config["block_out_channels"] == [16, 32]
-    with pytest.raises(BadInput, match=r"holds a run; use --resume or another --out"):
-        student.distill(teacher, "channels=0.5", "digits", 3.0, out)
+    with pytest.raises(BadInput, match=r"holds a run; resume it, or choose another folder"):
+        student.distill(teacher, "channels=0.5", student.Lessons("digits", 3.0), out)
 
 
 def test_kept_answers_have_room_for_more_steps(teacher, tmp_path, monkeypatch) -> None:
     seconds = {50: 1.0, 1: 0.25}
     monkeypatch.setattr(rehearsal, "measure", lambda read: rehearsal.Measured(1, 1, seconds[read.teacher.cached]))
-    made = student.recipe_of(teacher, teacher.folder, "digits", 100.0, 0, 32, {"cached": 50})
+    made = student.recipe_of(teacher, teacher.folder, student.Lessons("digits", 100.0, 32, cached=50))
     assert (made.train.steps, made.teacher.cached) == (50 + 160, 50)
 
 
 def test_too_little_time_is_said_with_what_a_step_takes(teacher, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(rehearsal, "measure", lambda _read: rehearsal.Measured(1, 1, 2.0))
-    with pytest.raises(BadInput, match=r"--time 10s has room for 4 steps of 2 s; give time for 20 or more"):
-        student.distill(teacher, "channels=0.5", "digits", 10.0, tmp_path / "run")
+    with pytest.raises(BadInput, match=r"a time of 10 s has room for 4 steps of 2 s; give time for 20 or more"):
+        student.distill(teacher, "channels=0.5", student.Lessons("digits", 10.0), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -155,5 +155,5 @@ def test_what_is_no_student_of_ours_is_not_removed(teacher, tmp_path) -> None:
     kept.parent.mkdir()
     kept.write_bytes(b"an earlier run")
     with pytest.raises(BadInput, match="no student of"):
-        student.distill(teacher, "channels=0.5", "digits", 60.0, tmp_path)
+        student.distill(teacher, "channels=0.5", student.Lessons("digits", 60.0), tmp_path)
     assert kept.read_bytes() == b"an earlier run"
