@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_no_import_runs_in_a_circle() -> None:
 def test_the_folders_of_training_stand_under_the_files_beside_them(path: Path) -> None:
     beside = {f"hasten.train.{each.stem}" for each in (SRC / "train").glob("*.py") if each.stem != "__init__"}
     assert not parents(imported(path)) & beside
+
+
+def test_messages_of_the_library_name_no_flags() -> None:
+    """Who calls a function has arguments; what is run again by a command says so in ``again`` and on the pages."""
+    told = ("cli.py", "again.py", "train_page.py", "environment.py")
+    for path in MODULES:
+        if part(path) == "commands" or path.name in told:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"(^|[ (\"'])--[a-z]", node.value), f"{path.relative_to(SRC)}: {node.value}"
 
 
 @pytest.mark.parametrize("folder", ["search", "report"])

@@ -132,7 +132,7 @@ def save(
     """
     if slim and not plan.self_contained:
         raise BadInput(
-            "a slim artifact has no weights of the model, and this plan runs them; add runtime, or drop --slim"
+            "a slim artifact has no weights of the model, and this plan runs them; add runtime, or keep them"
         )
     with guard.making(folder, mark="artifact.json") as work:
         prepared = plans.prepare(source)

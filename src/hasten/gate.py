@@ -83,17 +83,17 @@ def parse(text: str) -> tuple[Condition, ...]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"([a-z]+)\s*(>=|<=)\s*(-?\d+(?:\.\d+)?)(%|x)?", part)
         if match is None:
-            raise BadInput(f"--gate {part!r} is no condition; write speed>=1.5,quality<=2%,memory<=1.1,drift>=30")
+            raise BadInput(f"gate {part!r} is no condition; write speed>=1.5,quality<=2%,memory<=1.1,drift>=30")
         figure, operator, number, unit = match.groups()
         if figure not in OPERATORS:
-            raise BadInput(f"--gate {part!r}: {figure!r} is not known{did_you_mean(figure, OPERATORS)}")
+            raise BadInput(f"gate {part!r}: {figure!r} is not known{did_you_mean(figure, OPERATORS)}")
         if operator != OPERATORS[figure]:
-            raise BadInput(f"--gate {part!r}: write {figure}{OPERATORS[figure]}{number}")
+            raise BadInput(f"gate {part!r}: write {figure}{OPERATORS[figure]}{number}")
         if (unit == "%") != (figure == "quality"):
-            raise BadInput(f"--gate {part!r}: quality is in percent, the others are not")
+            raise BadInput(f"gate {part!r}: quality is in percent, the others are not")
         found.append(Condition(figure, float(number) / (100 if unit == "%" else 1)))
     if not found:
-        raise BadInput("--gate is empty; write speed>=1.5,quality<=2%,memory<=1.1,drift>=30")
+        raise BadInput("no condition is given; write speed>=1.5,quality<=2%,memory<=1.1,drift>=30")
     return tuple(found)
 
 

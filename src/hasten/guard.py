@@ -45,16 +45,18 @@ def holding(folder: Path, out: Path | None = None) -> Iterator[None]:
             locks = lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid, host = _holder(file)
-            raise BadInput(f"{out} is in use by process {pid} on {host}; wait for it or use another --out") from None
+            raise BadInput(
+                f"{out} is in use by process {pid} on {host}; wait for it or choose another folder"
+            ) from None
         pid, host = _holder(file)
         if host not in ("", socket.gethostname()):
             raise BadInput(
-                f"{out} is in use by process {pid} on {host}; use another --out, or delete {folder / LOCK} if that "
+                f"{out} is in use by process {pid} on {host}; choose another folder, or delete {folder / LOCK} if that "
                 "process is gone"
             )
         if not locks and _alive(pid):
             raise BadInput(
-                f"{out} is in use by process {pid} on {host}; wait for it, use another --out, or delete "
+                f"{out} is in use by process {pid} on {host}; wait for it, choose another folder, or delete "
                 f"{folder / LOCK} if that process has nothing to do with it"
             )
         if not _is_there(file, folder / LOCK):
@@ -76,11 +78,11 @@ def claimed(out: Path, mark: str | None = None) -> Iterator[Path]:
     """
     beside = out.with_name(f".{out.name}.making")
     if beside.is_symlink() or (beside.exists() and not (beside / LOCK).is_file() and any(beside.iterdir())):
-        raise BadInput(f"{beside} is in the way of {out}, and none of hasten's; move it, or use another --out")
+        raise BadInput(f"{beside} is in the way of {out}, and none of hasten's; move it, or choose another folder")
     with holding(beside, out):
         try:
             if os.path.lexists(out) and not (mark and (out / mark).is_file()):
-                raise BadInput(f"{out} exists; choose another --out")
+                raise BadInput(f"{out} exists; choose another folder")
             for left in beside.iterdir():  # by a process that was killed
                 if left.name != LOCK:
                     shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
@@ -158,10 +160,10 @@ def check_ours(folder: Path, mark: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise BadInput(f"{folder} can't be written to ({why(error)}); choose another --out") from error
+        raise BadInput(f"{folder} can't be written to ({why(error)}); choose another folder") from error
     if names and mark not in names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise BadInput(f"{folder} holds files of another kind ({', '.join(names[:3])}{more}); choose another --out")
+        raise BadInput(f"{folder} holds files of another kind ({', '.join(names[:3])}{more}); choose another folder")
 
 
 def check_room(folder: Path, needed_bytes: int, what_for: str) -> None:
@@ -173,7 +175,7 @@ def check_room(folder: Path, needed_bytes: int, what_for: str) -> None:
     if free_bytes < needed_bytes:
         raise BadInput(
             f"{folder}: {size(needed_bytes)} are needed for {what_for}, {size(free_bytes)} are free; make room or use "
-            "another --out"
+            "another folder"
         )
 
 

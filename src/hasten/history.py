@@ -239,7 +239,7 @@ def read(path: Path) -> tuple[list[Entry], int]:
         path.stat()
         found = [_entry(line) for line in text_lines(path, "replace") if line.strip()]
     except (OSError, ValueError) as error:
-        raise BadInput(f"history {path}: {why(error)}; run something first, or name another --file") from error
+        raise BadInput(f"history {path}: {why(error)}; run something first, or name another one") from error
     entries = [entry for entry in found if entry is not None]
     return sorted(entries, key=lambda entry: entry.created), len(found) - len(entries)
 
@@ -264,7 +264,7 @@ def series(entries: Sequence[Entry], figure: str) -> list[Series]:
             groups.setdefault(entry.series, []).append(entry)
     if not groups:
         known = sorted({name for entry in entries for name in entry.figures})
-        raise BadInput(f"--figure {figure!r}: no run has it{did_you_mean(figure, known)}")
+        raise BadInput(f"figure {figure!r}: no run has it{did_you_mean(figure, known)}")
     found = []
     for group in sorted(groups.values(), key=lambda group: group[-1].created):
         last, changes = group[-1], changed([entry.figures[figure] for entry in group])

@@ -213,7 +213,7 @@ def test_samples_that_are_no_numbers_are_not_written(
     [
         (IsADirectoryError(21, "Is a directory", "some\x1bwhere"), 2, r"error: some\x1bwhere: Is a directory; check"),
         (OverflowError("int too big to convert"), 2, "a number is too large (int too big to convert); use a smaller"),
-        (KeyboardInterrupt("stopped after step 3 of 9; --resume goes on there"), 130, "stopped after step 3 of 9; --r"),
+        (KeyboardInterrupt("stopped after step 3 of 9; resuming goes on there"), 130, "stopped after step 3 of 9; re"),
         (KeyboardInterrupt(), 130, "interrupted; what was written is whole"),
     ],
 )

@@ -114,7 +114,7 @@ def test_kill_9_and_resume_is_as_if_nothing_had_happened(straight, tmp_path, wha
     assert max(out.glob("checkpoint*")).name == "checkpoint-0000012.safetensors"
     assert len(list(out.glob(".*.part"))) == (what == "kill in save")
     assert run(out) == 1
-    assert "checkpoints (checkpoint-0000012.safetensors); use --resume or another --out" in said(out)
+    assert "checkpoints (checkpoint-0000012.safetensors); resume it, or choose another folder" in said(out)
     assert run(out, resume=True) == 0
     assert not list(out.glob(".*.part"))
     assert_same_end(out, straight)
@@ -123,7 +123,7 @@ def test_kill_9_and_resume_is_as_if_nothing_had_happened(straight, tmp_path, wha
 def test_sigterm_saves_and_resume_goes_on(straight, tmp_path) -> None:
     out = tmp_path / "run"
     assert run(out, what="term", after=5) == 1
-    assert said(out) == "KeyboardInterrupt('stopped after step 5 of 24; --resume goes on there')"
+    assert said(out) == "KeyboardInterrupt('stopped after step 5 of 24; resuming goes on there')"
     assert [path.name for path in out.glob("checkpoint*")] == ["checkpoint-0000005.safetensors"]
     assert run(out, resume=True) == 0
     assert_same_end(out, straight)

@@ -163,7 +163,7 @@ def test_a_folder_with_anything_of_a_persons_own_is_refused(tmp_path) -> None:
     guard.check_ours(tmp_path / "absent", "run.json")
     guard.check_ours(tmp_path, "run.json")
     (tmp_path / "plan.toml").write_text("mine")
-    with pytest.raises(BadInput, match=r"holds files of another kind .plan.toml.; choose another --out"):
+    with pytest.raises(BadInput, match=r"holds files of another kind .plan.toml.; choose another folder"):
         guard.check_ours(tmp_path, "run.json")
     (tmp_path / "run.json").write_text("{}")
     guard.check_ours(tmp_path, "run.json")
@@ -197,7 +197,7 @@ def test_two_can_t_make_one_folder(maker) -> None:
     assert not out.exists()
     process.communicate("")  # it ends
     assert [path.name for path in out.parent.iterdir()] == ["out"]
-    with pytest.raises(BadInput, match="out exists; choose another --out"):
+    with pytest.raises(BadInput, match="out exists; choose another folder"):
         make(out)
     assert [path.name for path in out.iterdir()] == ["half"]
 

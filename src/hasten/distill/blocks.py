@@ -121,7 +121,7 @@ def drop(
         rows = damaged(network, evaluate, partial(tell, f"block {len(gone) + 1} of {count}"))
         if not rows:
             only = f"only {len(gone)} can go (attention, and the middle block)"
-            raise BadInput(f"--blocks {count}: {only}; lower it, or prune channels")
+            raise BadInput(f"{count} blocks: {only}; lower it, or prune channels")
         gone.append(rows[0])
         network = without(network, rows[0].block)
     left = set(removable(network))  # with the middle block its attention is gone

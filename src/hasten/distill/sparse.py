@@ -63,10 +63,10 @@ def prune(
         raise BadInput(f"{source.name} is a module of your own; zero its weights by hasten.distill.sparse.masks")
     if pattern == "2:4":
         if sparsity not in (None, HALF):
-            raise BadInput(f"--sparsity {sparsity:g}: of 2:4 it is {HALF:g}; drop it, or use another --pattern")
+            raise BadInput(f"sparsity {sparsity:g}: of 2:4 it is {HALF:g}; leave it out, or use another pattern")
         sparsity = HALF
     if sparsity is None or not 0.0 < sparsity < 1.0:
-        raise BadInput(f"--sparsity {sparsity} is out of range; over 0, under 1")
+        raise BadInput(f"sparsity {sparsity} is out of range; over 0, under 1")
     with guard.making(out) as folder:
         found = _prune(source, sparsity, pattern, folder)
         return found if tell is None else {**found, "speeds": speeds(source, folder, tell)}

@@ -44,11 +44,11 @@ def bring(text: str) -> Features:
         sys.path.insert(0, str(Path.cwd()))
         found = getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError) as error:
-        raise BadInput(f"--features {text!r}: {error}; write module:callable") from error
+        raise BadInput(f"features {text!r}: {error}; write module:callable") from error
     finally:
         sys.path.remove(str(Path.cwd()))
     if not callable(found):
-        raise BadInput(f"--features {text!r} is a {type(found).__name__}; it must be callable")
+        raise BadInput(f"features {text!r} is a {type(found).__name__}; it must be callable")
 
     def extract(samples: torch.Tensor) -> Array:
         with torch.inference_mode():
@@ -56,7 +56,7 @@ def bring(text: str) -> Features:
         made: Array = np.concatenate(parts).astype(np.float64)
         if made.ndim != 2 or len(made) != len(samples) or not np.isfinite(made).all():
             raise HastenError(
-                f"--features {text!r} made an array of shape {made.shape} from {len(samples)} samples; "
+                f"features {text!r} made an array of shape {made.shape} from {len(samples)} samples; "
                 f"it must be ({len(samples)}, d) and finite"
             )
         return made

@@ -99,7 +99,9 @@ def table(config: dict[str, Any], schedule: Schedule, prediction: Prediction, si
             output = from_sample(prediction, x, clean, alpha, sigma, sigma_data)
             sample = scheduler.step(output, told, sample, **arguments)[0]
     except Exception as error:  # as above
-        raise BadInput(f"{name}: {steps} steps can't be made a table ({_first(error)}); use other --steps") from error
+        raise BadInput(
+            f"{name}: {steps} steps can't be made a table ({_first(error)}); use another number of them"
+        ) from error
     finally:
         for patch in reversed(patches):
             patch.stop()

@@ -306,7 +306,8 @@ def _check_times(source: Source) -> None:
     if told.min() < 1.0:
         raise BadInput(
             f"{source.name}: its Fourier embedding takes the logarithm of the time, and {source.sampler_label} ask at "
-            f"{told.min():.3g}; use a scheduler that ends at 1 or later (timestep_spacing trailing), or other --steps"
+            f"{told.min():.3g}; use a scheduler that ends at 1 or later (timestep_spacing trailing), or "
+            "another number of steps"
         )
 
 

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, ConfigDict, Field
 
 from hasten import guard
-from hasten.report.terminal import plain
 from hasten.errors import BadInput
+from hasten.report.columns import Column, column
 from hasten.report.result import Amount, Block, Count, Environment, Name, Signed, checked, content, loaded
+from hasten.report.terminal import plain
 from hasten.train import log
 
-Column = NDArray[np.float64]
 FIGURES = (
     *("step", "loss", "gradient_norm", "clip_scale", "learning_rate", "images_per_second", "stall"),
     *("memory_bytes", "peak_bytes", "seconds"),
@@ -205,7 +204,7 @@ class Record:
                 _, step = rewinds.pop(0)
                 kept = [each for each in kept if each["step"] <= step]
             kept.append(line)
-        return {name: _column([line.get(name) for line in kept]) for name in FIGURES}
+        return {name: column([line.get(name) for line in kept]) for name in FIGURES}
 
     def of(self, *kinds: str) -> list[dict[str, Any]]:
         """The events of these kinds."""
@@ -251,7 +250,7 @@ class Record:
     def validations(self) -> list[dict[str, Any]]:
         """Events of validation; ``best`` is only the best of all."""
         found = self.of("validation")
-        losses = _column([event.get("loss") for event in found])
+        losses = column([event.get("loss") for event in found])
         best = int(np.nanargmin(losses)) if np.isfinite(losses).any() else -1
         return [{**event, "best": number == best} for number, event in enumerate(found)]
 
@@ -274,7 +273,9 @@ def read(folder: Path) -> Record:
     """The run in ``folder``, finished or not.  Raises BadInput for a folder that holds none, or a broken one."""
     path = folder / log.NAME
     if not path.is_file():
-        raise BadInput(plain(f"{folder} holds no run of training: no {log.NAME}; pass the --out of a hasten train"))
+        raise BadInput(
+            plain(f"{folder} holds no run of training: no {log.NAME}; pass a folder that hasten train wrote")
+        )
     lines = _lines(path)
     return Record(
         _about(folder / "run.json"),
@@ -306,45 +307,3 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not found:
         raise BadInput(plain(f"{path} is empty: the run ended before its first line; begin it again"))
     return found
-
-
-def _column(values: list[Any]) -> Column:
-    return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
-
-
-def running_mean(values: Column, window: int) -> Column:
-    """The mean (n,) of each value and the ``window - 1`` before it, over those that are not NaN."""
-    known = np.isfinite(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(known)])
-    first = np.maximum(np.arange(len(values)) + 1 - window, 0)
-    ends = np.arange(len(values)) + 1
-    number = counts[ends] - counts[first]
-    return np.where(number > 0, (sums[ends] - sums[first]) / np.maximum(number, 1), math.nan)
-
-
-@dataclass(frozen=True)
-class Binned:
-    """A curve of few points: ``x``, the ``mean``, the ``low``est and the ``high``est (m,) of each stretch of lines."""
-
-    x: Column
-    mean: Column
-    low: Column
-    high: Column
-
-
-def binned(x: Column, y: Column, most: int) -> Binned:
-    """``y`` over ``x`` (n,) in at most ``most`` stretches of equally many values; those that are not finite are left
-    out."""
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
-    if len(x) <= most:
-        return Binned(x, y, y, y)
-    edges = np.arange(most + 1) * len(x) // most
-    first, sizes = edges[:-1], np.diff(edges)
-    return Binned(
-        np.add.reduceat(x, first) / sizes,
-        np.add.reduceat(y, first) / sizes,
-        np.minimum.reduceat(y, first),
-        np.maximum.reduceat(y, first),
-    )

@@ -49,7 +49,9 @@ def read(history: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number < len(lines):
                 where = f"{history}, line {number}"
-                raise BadInput(f"{where}: no trial ({_first(error)}); delete the line or use another --out") from error
+                raise BadInput(
+                    f"{where}: no trial ({_first(error)}); delete the line or choose another folder"
+                ) from error
     return rows
 
 

@@ -119,7 +119,7 @@ def compare(
     asked = Asked(first, second, kind, data, images, seed, deadline, progress or (lambda *_: None))
     for condition in conditions:
         if condition.figure in ("quality", "drift") and kind != "sample":
-            raise BadInput(f"--gate {condition}: --kind {kind} makes no samples; use --kind sample")
+            raise BadInput(f"condition {condition}: kind {kind!r} makes no samples; use kind 'sample'")
 
     reference = None
     if kind == "sample":
@@ -212,13 +212,15 @@ def check_alike(a: Subject, b: Subject, kind: str, data: Data | None) -> None:
     if data is not None and data.shape != a.source.shape:
         raise BadInput(f"{a.text} makes samples of shape {a.source.shape}, data {data.name} has {data.shape}")
     if kind in TRAINED and data is None:
-        raise BadInput(f"--kind {kind} trains; say on what with --data")
+        raise BadInput(f"kind {kind!r} trains; give data to train on")
 
 
 def read_reference(asked: Asked, features: Features | None) -> quality.Reference:
     """The data's training part; without data A's own samples from other noise, as far as time allows."""
     if asked.a.source.slim and features is None:
-        raise BadInput(f"{asked.a.text} has no weights to make features with; name a model folder first, or --features")
+        raise BadInput(
+            f"{asked.a.text} has no weights to make features with; name a model folder first, or bring features"
+        )
     network = asked.a.source.build()  # features are of A's own torch network, whatever engine A runs on
     features = features or network_features(network)
     if asked.data is not None:

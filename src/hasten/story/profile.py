@@ -36,8 +36,8 @@ from hasten.measure.steps import profile_steps
 from hasten.model.source import Source
 from hasten.model.target import Target, TorchNetwork
 from hasten.model.workload import Case, draw
-from hasten.runtime import openvino
 from hasten.report import terminal
+from hasten.runtime import openvino
 from hasten.story.bottleneck import headline
 from hasten.story.stages.saving import side_of
 from hasten.subject import Subject
@@ -115,10 +115,10 @@ def profile(
     if what == "python":
         python.line_profiler()
     if train and data is None:
-        raise BadInput("--train needs something to train on; say what with --data")
+        raise BadInput("a training step needs data to train on; give some")
     out = None if out is None else Path(out)
     if out is not None and (out / "profile.json").exists():
-        raise BadInput(f"{out} holds a profile; choose another --out")
+        raise BadInput(f"{out} holds a profile; choose another folder")
     parts = {"steps": by_step, "ops": by_operator, "python": by_python, "memory": by_memory, "damage": by_damage}
     chosen = [part for part in parts if part in wanted]
     counted = terminal.counted(progress or (lambda *_: None), "profile")
@@ -242,7 +242,9 @@ def by_damage(asked: Asked) -> dict[str, Any]:
     """What INT8 does to the output, by layer and noise level, on states of the sampler's own trajectories."""
     module = asked.module
     if module is None or asked.step is not None:
-        asked.notes.append("damage is measured in torch, on a network that samples; name the model folder, not --train")
+        asked.notes.append(
+            "damage is measured in torch, on a network that samples; name the model folder, and don't train"
+        )
         return {}
     states = calibration_states(asked.target, DAMAGE_IMAGES)
     states.sort(key=lambda state: -float(state[1]))  # from noise to sample

@@ -130,7 +130,7 @@ def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     try:
         return recipes.check(values, "", "recipe")
     except BadInput as error:
-        raise BadInput(f"hasten train --plan: {error}") from error
+        raise BadInput(f"no step can be planned: {error}") from error
 
 
 def _toml(value: Any) -> str:

@@ -146,7 +146,7 @@ def train(
                             raise HastenError(
                                 f"step {now.step}, batch {batch.number}: {what}, {in_a_row} in a row; "
                                 f"checkpoints are kept: lower train.learning_rate (now {options.learning_rate:g}) or "
-                                f"look at samples {batch.ids[:8].tolist()}, and train into another --out"
+                                f"look at samples {batch.ids[:8].tolist()}, and train into another folder"
                             )
                         continue
                     in_a_row = 0
@@ -250,13 +250,13 @@ def _interrupted(run: Training, out: Path) -> Iterator[None]:
         if str(error):
             raise
         kept = sorted(out.glob(state.PATTERN))
-        how = f"--resume goes on from {kept[-1].name}" if kept else AGAIN
+        how = f"resuming goes on from {kept[-1].name}" if kept else AGAIN
         steps = run.recipe.train.steps
         raise KeyboardInterrupt(f"stopped in step {min(run.state.step + 1, steps)} of {steps}; {how}") from error
 
 
 def _stopped(step: int, steps: int) -> str:
-    return f"stopped after step {step} of {steps}; --resume goes on there"
+    return f"stopped after step {step} of {steps}; resuming goes on there"
 
 
 def _set_rate(run: Training) -> float:
@@ -276,7 +276,7 @@ def _clip(run: Training, loss: float) -> Clipped:
         if math.isfinite(loss) and not math.isfinite(norm):
             raise HastenError(
                 f"step {run.state.step}: a gradient is not finite, and train.step_in_backward has used the others "
-                "already: --resume from the last checkpoint without it, or with a lower train.learning_rate"
+                "already: resume from the last checkpoint without it, or with a lower train.learning_rate"
             )
         return Clipped(norm, 1.0)
     for optimizer in run.state.optimizers:

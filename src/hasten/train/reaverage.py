@@ -55,7 +55,7 @@ def _reaverage(
         text = json.dumps(json.loads(about.read_text(encoding="utf-8"))["recipe"])
         recipe = recipes.Recipe.model_validate_json(text)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{folder} holds no training run ({error}); pass the --out of hasten train") from error
+        raise BadInput(f"{folder} holds no training run ({error}); pass a folder that hasten train wrote") from error
     kept = posthoc.snapshots(folder / "averages")
     if not kept:
         raise BadInput(f"{folder} kept no averages; train with ema_profiles = [0.05, 0.1]")

@@ -95,11 +95,11 @@ def check_place(out: Path, resume: bool | Path) -> None:
     kept = list(out.glob(PATTERN))
     if not resume and (kept or (out / "model").exists()):
         what = "a finished run" if (out / "model").exists() else f"a run's checkpoints ({max(kept).name})"
-        raise BadInput(f"{out} holds {what}; use --resume or another --out")
+        raise BadInput(f"{out} holds {what}; resume it, or choose another folder")
     if resume is True and not kept:
-        raise BadInput(f"{out} holds no checkpoint; drop --resume")
+        raise BadInput(f"{out} holds no checkpoint to resume from; begin anew")
     if isinstance(resume, Path) and not resume.is_file():
-        raise BadInput(f"checkpoint {resume} is not there; pass a checkpoint file, or only --resume for the newest")
+        raise BadInput(f"checkpoint {resume} is not there; pass a checkpoint file, or resume from the newest")
 
 
 def needed_bytes(state: State, out: Path) -> int:
@@ -127,7 +127,7 @@ def save(state: State, folder: Path, fingerprint: str, recipe: Mapping[str, Any]
         _read(path)
     except UNREADABLE as error:
         raise HastenError(
-            f"{path} could not be written ({error}); earlier checkpoints are kept: make room, then --resume"
+            f"{path} could not be written ({error}); earlier checkpoints are kept: make room, then resume"
         ) from error
     older = [kept for kept in sorted(folder.glob(PATTERN)) if kept.name <= path.name][:-KEEP]
     left = list(folder.glob(f".{PATTERN}.*.part"))  # by a run that was killed while it saved
@@ -135,9 +135,7 @@ def save(state: State, folder: Path, fingerprint: str, recipe: Mapping[str, Any]
         for each in (*older, *left):
             each.unlink()
     except OSError as error:
-        raise HastenError(
-            f"{path} is saved, but {each} can't be removed ({error}); remove it, then --resume"
-        ) from error
+        raise HastenError(f"{path} is saved, but {each} can't be removed ({error}); remove it, then resume") from error
     return path
 
 
@@ -155,9 +153,9 @@ def read(where: Path, fingerprint: str, recipe: Mapping[str, Any]) -> Saved:
             skipped.append(f"{path.name} is unreadable ({error})")
             continue
         if numbers.get("fingerprint") != fingerprint:
-            raise BadInput(f"{path} was made {_why(numbers.get('recipe'), recipe)}, or --out with a new folder")
+            raise BadInput(f"{path} was made {_why(numbers.get('recipe'), recipe)}, or begin in a new folder")
         return Saved(path, tensors, numbers, (*skipped, f"{path.name} is used instead") if skipped else ())
-    raise BadInput(f"no readable checkpoint in {where}: {'; '.join(skipped)}; start anew with another --out")
+    raise BadInput(f"no readable checkpoint in {where}: {'; '.join(skipped)}; start anew in another folder")
 
 
 def before(folder: Path, step: int) -> Path:

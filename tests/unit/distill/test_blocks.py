@@ -76,7 +76,7 @@ def test_all_can_go_and_no_more(network) -> None:
     assert left == {row.block.name for row in rows[3:]}
     assert set(NAMES) - set(gone) - left <= {"mid_block.attentions"}  # which goes with the middle block
     assert not any(name.startswith(f"{each}.") for each in gone for name in made.state_dict())
-    with pytest.raises(BadInput, match=r"--blocks 9: only \d can go \(attention, and the middle block\); lower it"):
+    with pytest.raises(BadInput, match=r"9 blocks: only \d can go \(attention, and the middle block\); lower it"):
         blocks.drop(network, 9, evaluate)
 
 
@@ -106,7 +106,7 @@ def test_from_the_command_line(tiny_folder, tmp_path) -> None:
     source, before = sources.load(out), sources.load(tiny_folder)
     assert sum(p.numel() for p in source.module().parameters()) < sum(p.numel() for p in before.module().parameters())
     data = digits.load(8)
-    with pytest.raises(BadInput, match="exists; choose another --out"):
+    with pytest.raises(BadInput, match="exists; choose another folder"):
         student.drop_blocks(before, 1, data, out)
     for wrong, words in ((["--channels", "0.5"], "give --channels, --blocks or --sparsity"), ([], "give --data")):
         refused = CliRunner().invoke(cli, [*arguments, *wrong, "--out", str(tmp_path / "other")])

@@ -118,7 +118,7 @@ def test_three_and_three_are_six_to_the_bit(straight, tmp_path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_first_and_resumes_to_the_bit(straight, tmp_path, number) -> None:
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 6; --resume goes on there"):
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 6; resuming goes on there"):
         loop.train(tiny(), tmp_path, progress=at(2, lambda: os.kill(os.getpid(), number)))
     assert (tmp_path / "checkpoint-0000002.safetensors").exists()
     assert (tmp_path / ".lock").read_text() == ""
@@ -165,7 +165,7 @@ def test_a_corrupt_newest_checkpoint(straight, tmp_path) -> None:
 
 def test_a_finished_folder_is_not_overwritten(straight) -> None:
     before = (straight / "checkpoint-0000006.safetensors").stat().st_mtime_ns
-    with pytest.raises(BadInput, match="holds a finished run; use --resume or another --out"):
+    with pytest.raises(BadInput, match="holds a finished run; resume it, or choose another folder"):
         loop.train(tiny(), straight)
     assert (straight / "checkpoint-0000006.safetensors").stat().st_mtime_ns == before
 
@@ -509,7 +509,7 @@ def test_a_stop_during_steps_that_are_left_out_is_heard(tmp_path, monkeypatch) -
         return (run.network.conv_in.weight.sum() * torch.nan, torch.tensor(torch.nan))
 
     monkeypatch.setattr(loop.Training, "losses", bad)
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 0 of 6; --resume goes on there"):
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 0 of 6; resuming goes on there"):
         loop.train(tiny(skip_nonfinite=10), tmp_path)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-0000000.safetensors"]
 
@@ -519,7 +519,7 @@ def test_an_interruption_at_once_says_what_is_kept(tmp_path, monkeypatch) -> Non
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt, match="stopped in step 5 of 6; --resume goes on from checkpoint-0000003"):
+    with pytest.raises(KeyboardInterrupt, match="stopped in step 5 of 6; resuming goes on from checkpoint-0000003"):
         loop.train(tiny(), tmp_path / "a", progress=at(4, twice))
     with pytest.raises(KeyboardInterrupt, match="stopped in step 2 of 6; nothing is lost, give the same command again"):
         loop.train(tiny(), tmp_path / "b", progress=at(1, twice))

@@ -195,7 +195,7 @@ def test_an_error_while_saving_is_the_run_s_not_the_input_s(tmp_path, monkeypatc
 
 def test_places(tmp_path) -> None:
     state.check_place(tmp_path / "new", False)
-    with pytest.raises(BadInput, match="holds no checkpoint; drop --resume"):
+    with pytest.raises(BadInput, match="holds no checkpoint to resume from; begin anew"):
         state.check_place(tmp_path / "new", True)
     assert not (tmp_path / "new").exists()
     path = state.save(fresh(), tmp_path, "f", RECIPE)
@@ -203,10 +203,10 @@ def test_places(tmp_path) -> None:
     state.check_place(tmp_path / "new", path)
     with pytest.raises(BadInput, match="is not there"):
         state.check_place(tmp_path, tmp_path / "none.safetensors")
-    with pytest.raises(BadInput, match=r"a run's checkpoints \(checkpoint-0000000\.safetensors\); use --resume or"):
+    with pytest.raises(BadInput, match=r"a run's checkpoints \(checkpoint-0000000\.safetensors\); resume it, or"):
         state.check_place(tmp_path, False)
     (tmp_path / "model").mkdir()
-    with pytest.raises(BadInput, match="holds a finished run; use --resume or another --out"):
+    with pytest.raises(BadInput, match="holds a finished run; resume it, or choose another folder"):
         state.check_place(tmp_path, False)
 
 
