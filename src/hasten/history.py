@@ -249,7 +249,7 @@ def select(entries: Sequence[Entry], kind: str | None, subject: str | None) -> l
     for name, wanted in (("kind", kind), ("subject", subject)):
         known = sorted({str(getattr(entry, name)) for entry in entries})
         if wanted is not None and wanted not in known:
-            raise BadInput(f"--{name} {wanted!r} is not in the history{did_you_mean(wanted, known)}")
+            raise BadInput(f"{name} {wanted!r} is not in the history{did_you_mean(wanted, known)}")
     return [e for e in entries if kind in (None, e.kind) and subject in (None, e.subject)]
 
 

@@ -331,9 +331,9 @@ def test_bars_show_the_interval_between_the_least_and_the_greatest_end(file):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--figure", "speedupp"], "error: --figure 'speedupp': no run has it; did you mean 'speedup'?"),
-        (["--kind", "bench"], "error: --kind 'bench' is not in the history; known: compare"),
-        (["--subject", "emojis"], "error: --subject 'emojis' is not in the history; did you mean 'emoji'?"),
+        (["--figure", "speedupp"], "error: figure 'speedupp': no run has it; did you mean 'speedup'?"),
+        (["--kind", "bench"], "error: kind 'bench' is not in the history; known: compare"),
+        (["--subject", "emojis"], "error: subject 'emojis' is not in the history; did you mean 'emoji'?"),
         (["--file", "nowhere.jsonl"], "error: history nowhere.jsonl: No such file or directory; run something first"),
     ],
 )
