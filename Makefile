@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := .venv/ready
 
-.PHONY: demo test avx2 check format bench clean
+.PHONY: demo test avx2 check format bench docs clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -39,6 +39,11 @@ bench: $(READY)
 	$(PIP) --no-deps azula==0.11.1
 	$(BIN)/python benchmarks/opponents.py
 	$(BIN)/python benchmarks/readme.py
+
+# The pages of docs/ as a site, in build/site; a link that leads nowhere is an error.
+docs: $(READY)
+	$(PIP) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The same packages tomorrow as today, each of the hash in constraints.txt.  Which build of torch is right depends on the
 # machine, so it has none.
