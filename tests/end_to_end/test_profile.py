@@ -47,7 +47,7 @@ def test_a_sample_is_taken_apart(fast: str, tmp_path: Path, capsys: pytest.Captu
     assert all(result[part]["overhead"] > 0 for part in ("modules", "ops", "steps", "memory"))
     assert json.loads((out / "trace.json").read_text())["traceEvents"]
     page = (out / "profile.html").read_text()
-    assert "<script" not in page
+    assert page.count("<script") == 1  # its own
     assert "up_blocks.0" in page
     assert hasten("profile", fast, "--out", out) == 2
     assert "holds a profile" in capsys.readouterr().err

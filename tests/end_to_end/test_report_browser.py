@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from hasten.report import page, profile_page, train_page
-from hasten.story import profile as story
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -55,7 +54,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict[str, Path]:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A full report; one with hostile, endless names and curves; one of a run that was interrupted; a profile."""
     built = example()
     place = tmp_path_factory.mktemp("reports")
@@ -72,7 +71,15 @@ def reports(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> dict
         ),
         "interrupted": built.build(place / "interrupted", {}, interrupted=True, observations=None, **missing),
     }
-    story.profile(tiny_folder, what="all", images=2, out=place / "profile")
+    profile = built.profile()
+    outermost, inner = profile["modules"]["rows"]
+    parts = ["up_blocks", "0", "attentions", "0", "transformer_blocks", "0", "attn1", "to_out", "0"]
+    deep = [{**inner, "name": ".".join(parts[: n + 1]), "depth": n + 1} for n in range(len(parts))]
+    profile["modules"]["rows"] = [outermost, *deep]
+    profile["steps"]["network_seconds"] = [0.9] + [0.02 + 1e-4 * n for n in range(49)]
+    profile["memory"]["timeline"] = [[0.01 * n, 1e6 * (n % 37)] for n in range(400)]
+    (place / "profile").mkdir()
+    (place / "profile" / "profile.json").write_text(json.dumps(profile))
     training = example("test_train_page.py").run(place / "training")
     return {name: page.write(folder) for name, folder in folders.items()} | {
         "profile": profile_page.write(place / "profile"),

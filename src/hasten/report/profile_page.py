@@ -1,4 +1,4 @@
-"""profile.json into profile.html: one file that loads nothing and runs nothing.
+"""profile.json into profile.html: one file that loads nothing and runs its own script alone.
 
 The tree of modules is drawn as an icicle (a flame graph that hangs down): a box a module, as wide as its inclusive
 time, in the order of calls; what is left of a box under its children is the module's own time.

@@ -104,8 +104,9 @@ def spanning(values: Iterable[float], margin: float = 0.05, kind: Kind = LINEAR,
              zero: bool = False, **rest: Any) -> Axis:  # fmt: skip
     """An axis for all finite ``values``, with a ``margin`` (share of it) at either end; ``zero`` makes it begin at 0,
     and it spans no less than ``least`` of its middle to either side."""
-    drawn = [kind[0](min(max(float(v), -LARGEST), LARGEST)) for v in values if math.isfinite(v)] or [0.0]
-    middle, half = (min(drawn) + max(drawn)) / 2, (max(drawn) - min(drawn)) / 2
+    known = np.clip([float(v) for v in values if math.isfinite(v)] or [0.0], -LARGEST, LARGEST)
+    ends = kind[0](float(known.min())), kind[0](float(known.max()))
+    middle, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
     half = max(half * (1 + 2 * margin), least * abs(middle)) if half else abs(middle) * max(least, 0.05) or 1.0
     low, high = kind[1](middle - half), kind[1](middle + half)
     return Axis(0.0, max(high, 0.0) or 1.0, kind, **rest) if zero else Axis(low, high, kind, **rest)
@@ -248,7 +249,7 @@ class Panel:
         widths = [LETTER * len(text) + 34 for _, _, text in self.key]
         at, height = (self.x1 - sum(widths) + 12, self.top + 10) if self.one_row else (self.x0, self.top + 10 + ROW)
         for (colour, high, text), width in zip(self.key, widths, strict=True):
-            self._box_(at, height - high / 2, 14.0, high, fill=colour)
+            self._box_(at, height - high / 2, 14.0 if high < 4 else high, high, fill=colour, rx=f"{high / 2}")
             self.write_(at + 19, height, text)
             at += width
         return Markup("\n").join(self.drawn)
