@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -54,6 +55,16 @@ def checked(model: type[Model], values: dict[str, Any], where: object) -> Model:
         raise BadInput(f"{where}: {first['msg'].removeprefix('Value error, ')}; correct it")
     message = first["msg"][:1].lower() + first["msg"][1:]
     raise BadInput(f"{where}: {key} = {shown(first['input'])}: {message}")
+
+
+def check_levels(channels: Sequence[int], groups: int, down: Sequence[str], up: Sequence[str]) -> None:
+    """Raise ValueError where ``channels``, one a level, fit neither the blocks nor the norms' ``groups``."""
+    for key, blocks in (("down_block_types", down), ("up_block_types", up)):
+        if len(blocks) != len(channels):
+            raise ValueError(f"{key} has {len(blocks)} entries, block_out_channels {len(channels)}")
+    for each in channels:
+        if each % groups:
+            raise ValueError(f"block_out_channels {each} is no multiple of norm_num_groups {groups}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

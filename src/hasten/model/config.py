@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from hasten.errors import BadInput, shown
-from hasten.model.checked import Channels, Checked, checked
+from hasten.model.checked import Channels, Checked, check_levels, checked
 from hasten.model.header import headers, match
 from hasten.model.inside import check_folder, exists, read_json, refuse_pickles, weight_files_in
 from hasten.model.noise import DISCRETE, EDM, FLOW
@@ -107,15 +107,8 @@ class UNet2D(Checked):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        check_levels(self.block_out_channels, self.norm_num_groups, self.down_block_types, self.up_block_types)
         levels = len(self.block_out_channels)
-        for key in ("down_block_types", "up_block_types"):
-            if len(getattr(self, key)) != levels:
-                raise ValueError(f"{key} has {len(getattr(self, key))} entries, block_out_channels {levels}")
-        for channels in self.block_out_channels:
-            if channels % self.norm_num_groups:
-                raise ValueError(
-                    f"block_out_channels {channels} is no multiple of norm_num_groups {self.norm_num_groups}"
-                )
         for size in self.sample_size if isinstance(self.sample_size, list) else [self.sample_size]:
             if size % 2 ** (levels - 1):
                 raise ValueError(f"sample_size {size} is no multiple of {2 ** (levels - 1)}, as {levels} levels need")

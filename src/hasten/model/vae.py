@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from hasten.environment import check_device
 from hasten.errors import BadInput, shown
-from hasten.model.checked import Channels, Checked, checked
+from hasten.model.checked import Channels, Checked, check_levels, checked
 from hasten.model.config import FolderSpec
 from hasten.model.header import headers, match
 from hasten.model.inside import check_folder, read_json, weight_files_in
@@ -50,15 +50,7 @@ class AutoencoderKL(Checked):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        levels = len(self.block_out_channels)
-        for key in ("down_block_types", "up_block_types"):
-            if len(getattr(self, key)) != levels:
-                raise ValueError(f"{key} has {len(getattr(self, key))} entries, block_out_channels {levels}")
-        for channels in self.block_out_channels:
-            if channels % self.norm_num_groups:
-                raise ValueError(
-                    f"block_out_channels {channels} is no multiple of norm_num_groups {self.norm_num_groups}"
-                )
+        check_levels(self.block_out_channels, self.norm_num_groups, self.down_block_types, self.up_block_types)
         return self
 
 

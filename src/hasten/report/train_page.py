@@ -19,10 +19,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from hasten.report.terminal import plain
 from hasten.files import write_text
 from hasten.report import page, train_run, words
+from hasten.report.columns import binned, running_mean
 from hasten.report.svg import AFTER, BEFORE, LETTER, LINEAR, LOG, MUTED, WARN, Axis, Panel, both, short, spanning
+from hasten.report.terminal import plain
 
 MOST_POINTS = 300
 MOST_GRIDS = 6
@@ -164,8 +165,8 @@ def loss_chart(run: train_run.Record) -> Markup | None:
     x, y = values(run, "loss")
     if len(x) < 2:
         return None
-    smooth = train_run.running_mean(y, max(round(SMOOTH * len(y)), 1))
-    raw, thick = (train_run.binned(x, heights, MOST_POINTS) for heights in (y, smooth))
+    smooth = running_mean(y, max(round(SMOOTH * len(y)), 1))
+    raw, thick = (binned(x, heights, MOST_POINTS) for heights in (y, smooth))
 
     def draw(width: int) -> list[Panel]:
         key = ((MUTED, 2.0, "each step"), (AFTER, 2.0, "running mean"))
@@ -213,7 +214,7 @@ def curve(
     clipped = (run.columns["clip_scale"] < 0.999) & np.isfinite(run.columns[key])
     dotted = key == "gradient_norm" and bool(clipped.any()) and not clipped.all()
     places = np.flatnonzero(clipped)[:: -(-int(clipped.sum()) // MOST_POINTS) or 1]
-    found = train_run.binned(x, y, MOST_POINTS)
+    found = binned(x, y, MOST_POINTS)
 
     def draw(width: int) -> list[Panel]:
         up = _heights(y) if log_scale else spanning(y, zero=True, text=short(text))
