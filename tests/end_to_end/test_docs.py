@@ -6,6 +6,7 @@ stand-in that leaves the same files: ``optimize`` saves an artifact without a se
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -225,3 +226,16 @@ def test_a_recipes_keys_are_all_told() -> None:
 def test_techniques_are_all_told() -> None:
     told = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "optimise.md").read_text(), re.MULTILINE))
     assert {technique.name for technique in plans.TECHNIQUES} <= told
+
+
+def test_functions_of_many_parameters_are_told() -> None:
+    """docs/design.md says of each why it has more than eight."""
+    many = set()
+    for path in (ROOT / "src" / "hasten").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                if len([each for each in given if each.arg not in ("self", "cls")]) > 8:
+                    many.add(f"{path.relative_to(ROOT / 'src' / 'hasten').as_posix()}: {node.name}")
+    told = re.findall(r"^\| `(\S+\.py: \w+)` \|", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    assert many == set(told)
