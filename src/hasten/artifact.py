@@ -190,10 +190,10 @@ def _source(folder: Path, about: About, device: str) -> Source:
 def _with_stored(path: Path, source: Source, about: About) -> Source:
     """``source`` with the weights in ``path``.  Raises BadInput unless they are those of such a module."""
     own = {name: tuple(value.shape) for name, value in weights_of(source.module()).items()}
-    found = {name: info.shape for name, info in check_header(path).items()}
-    for name in sorted(set(own) | set(found)):
-        if own.get(name) != found.get(name):
-            held, has = (str(shapes.get(name, "none")) for shapes in (found, own))
+    stored = {name: info.shape for name, info in check_header(path).items()}
+    for name in sorted(set(own) | set(stored)):
+        if own.get(name) != stored.get(name):
+            held, has = (str(shapes.get(name, "none")) for shapes in (stored, own))
             raise BadInput(
                 f"{path}: {shown(name)} is {held}, and {source.name} has {has}; pass a module like the one that the "
                 "artifact was made from"
@@ -218,8 +218,8 @@ def verify(folder: Path | str, source: Source | None = None, device: str | None 
     problems = _file_problems(folder, hashes)
     agreement = None
     if not problems:
-        found, agreement = _compare(folder, source, device)
-        problems += found
+        differing, agreement = _compare(folder, source, device)
+        problems += differing
     here = differences(environment(), about.environment.model_dump())
     return Verification(tuple(problems), tuple(here), agreement, len(hashes))
 
@@ -371,10 +371,10 @@ def _reference(path: Path, case: Case) -> dict[str, torch.Tensor]:
     not all zero; nothing is allocated before names, shapes and dtypes are right."""
     drawn = {"noise": case.noise, "samples": case.noise} | ({} if case.labels is None else {"labels": case.labels})
     expected = {name: (DTYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in drawn.items()}
-    found = {name: (info.dtype, info.shape) for name, info in check_header(path).items()}
-    for name in sorted(set(expected) | set(found)):
-        if expected.get(name) != found.get(name):
-            be, have = ("{} {}".format(*held[name]) if name in held else "nothing" for held in (expected, found))
+    there = {name: (info.dtype, info.shape) for name, info in check_header(path).items()}
+    for name in sorted(set(expected) | set(there)):
+        if expected.get(name) != there.get(name):
+            be, have = ("{} {}".format(*held[name]) if name in held else "nothing" for held in (expected, there))
             raise BadInput(f"{path.name}: {shown(name)} must be {be}, and is {shown(have)[1:-1]}")
     stored: dict[str, torch.Tensor] = load_tensors(path.read_bytes())
     if not (stored["noise"] - case.noise).abs().max() <= NOISE_TOLERANCE:

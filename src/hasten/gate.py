@@ -70,16 +70,16 @@ class Condition:
                 return Answer(str(self), UNDECIDED, "the baseline's own distance can't be told from 0")
             low, high = max(interval[0] for interval in known), max(interval[1] for interval in known)
             return Answer(str(self), _within(-math.inf, self.value, low, high), f"loss {low:+.2%} to {high:+.2%}")
-        found = figures.memory if self.figure == "memory" else figures.drift
-        if found is None:
+        value = figures.memory if self.figure == "memory" else figures.drift
+        if value is None:
             return Answer(str(self), UNDECIDED, f"{self.figure} was not measured")
         span = (-math.inf, self.value) if OPERATORS[self.figure] == "<=" else (self.value, math.inf)
-        return Answer(str(self), _within(*span, found, found), f"{found:.3g}{' dB' if self.figure == 'drift' else 'x'}")
+        return Answer(str(self), _within(*span, value, value), f"{value:.3g}{' dB' if self.figure == 'drift' else 'x'}")
 
 
 def parse(text: str) -> tuple[Condition, ...]:
     """The conditions in ``text``, separated by commas.  Raises BadInput that shows how to write one."""
-    found = []
+    conditions = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"([a-z]+)\s*(>=|<=)\s*(-?\d+(?:\.\d+)?)(%|x)?", part)
         if match is None:
@@ -91,16 +91,16 @@ def parse(text: str) -> tuple[Condition, ...]:
             raise BadInput(f"gate {part!r}: write {figure}{OPERATORS[figure]}{number}")
         if (unit == "%") != (figure == "quality"):
             raise BadInput(f"gate {part!r}: quality is in percent, the others are not")
-        found.append(Condition(figure, float(number) / (100 if unit == "%" else 1)))
-    if not found:
-        raise BadInput("no condition is given; write speed>=1.5,quality<=2%,memory<=1.1,drift>=30")
-    return tuple(found)
+        conditions.append(Condition(figure, float(number) / (100 if unit == "%" else 1)))
+    if not conditions:
+        raise BadInput("the gate is empty; write speed>=1.5,quality<=2%,memory<=1.1,drift>=30")
+    return tuple(conditions)
 
 
 def exit_status(verdicts: Iterable[str]) -> int:
     """0 when all hold, 3 when one does not, else 4."""
-    found = set(verdicts)
-    return EXIT[next((verdict for verdict in (FAILS, UNDECIDED) if verdict in found), HOLDS)]
+    given = set(verdicts)
+    return EXIT[next((verdict for verdict in (FAILS, UNDECIDED) if verdict in given), HOLDS)]
 
 
 def _within(lowest: float, highest: float, low: float, high: float) -> str:

@@ -41,12 +41,12 @@ class Training:
 
     def copied(self, samples: torch.Tensor) -> NDArray[np.bool_]:
         """Which of ``samples`` (n, *shape) are copies, (n,)."""
-        found = []
+        near = []
         for batch in torch.split(samples, 256):
             to_all = distance.distances(_flat(batch) - self.center, self.points)
             nearest = np.partition(to_all, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-            found.append(nearest.min(1) < RATIO * nearest.mean(1))
-        return np.concatenate(found)
+            near.append(nearest.min(1) < RATIO * nearest.mean(1))
+        return np.concatenate(near)
 
 
 @dataclass(frozen=True)

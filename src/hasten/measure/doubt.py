@@ -47,9 +47,9 @@ def drift(seconds: Sequence[float]) -> Drift | None:
     s = sum((slope > 0) - (slope < 0) for slope in slopes)
     deviations = (abs(s) - 1) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     per_round = float(np.median(slopes))
-    found = Drift(per_round, per_round * (n - 1))
+    trend = Drift(per_round, per_round * (n - 1))
     significant = 2 * (1 - NormalDist().cdf(deviations)) < DRIFT_SIGNIFICANCE
-    return found if significant and abs(found.total) >= math.log1p(DRIFT_SHARE) else None
+    return trend if significant and abs(trend.total) >= math.log1p(DRIFT_SHARE) else None
 
 
 def reason(interval: Interval | None, sides: Mapping[str, Sequence[float]], rounds: int) -> str:
@@ -79,13 +79,13 @@ def warnings(
     baseline: str, seconds: Sequence[float], clock_mhz: tuple[float, float] | None, device: str
 ) -> tuple[str, ...]:
     """What is to be kept in mind: a trend of the baseline's ``seconds`` by round, or of the clock of ``device``."""
-    found = []
+    doubts = []
     trend = drift(seconds)
     if trend is not None:
-        found.append(f"drift: {_drifted(baseline, trend)}; something heats up, or another load comes or goes")
+        doubts.append(f"drift: {_drifted(baseline, trend)}; something heats up, or another load comes or goes")
     if clock_mhz is not None and abs(clock_mhz[1] / clock_mhz[0] - 1.0) > CLOCK_SHARE:
-        found.append(f"frequency drift: {device} from {clock_mhz[0]:.0f} to {clock_mhz[1]:.0f} MHz over the rounds")
-    return tuple(found)
+        doubts.append(f"frequency drift: {device} from {clock_mhz[0]:.0f} to {clock_mhz[1]:.0f} MHz over the rounds")
+    return tuple(doubts)
 
 
 def _varied(seconds: Sequence[float]) -> float:

@@ -42,17 +42,17 @@ def bring(text: str) -> Features:
     module, _, name = text.partition(":")
     try:
         sys.path.insert(0, str(Path.cwd()))
-        found = getattr(importlib.import_module(module), name)
+        brought = getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError) as error:
         raise BadInput(f"features {text!r}: {error}; write module:callable") from error
     finally:
         sys.path.remove(str(Path.cwd()))
-    if not callable(found):
-        raise BadInput(f"features {text!r} is a {type(found).__name__}; it must be callable")
+    if not callable(brought):
+        raise BadInput(f"features {text!r} is a {type(brought).__name__}; it must be callable")
 
     def extract(samples: torch.Tensor) -> Array:
         with torch.inference_mode():
-            parts = [np.asarray(torch.as_tensor(found(batch)).cpu()) for batch in torch.split(samples, FEATURE_BATCH)]
+            parts = [np.asarray(torch.as_tensor(brought(batch)).cpu()) for batch in torch.split(samples, FEATURE_BATCH)]
         made: Array = np.concatenate(parts).astype(np.float64)
         if made.ndim != 2 or len(made) != len(samples) or not np.isfinite(made).all():
             raise HastenError(
@@ -70,9 +70,9 @@ def bands(samples: torch.Tensor) -> tuple[Array, ...]:
     All axes but the first of ``shape`` (channels) are halved by averaging until the longest is under 8; a band is what
     that lost, the last one what is left.  Samples that are vectors, or small, make one band.
     """
-    found: list[torch.Tensor] = []
+    lost: list[torch.Tensor] = []
     x = samples
-    while len(found) < BANDS - 1 and x.dim() > 2 and max(x.shape[2:]) >= 8:
+    while len(lost) < BANDS - 1 and x.dim() > 2 and max(x.shape[2:]) >= 8:
         coarse = halved(x)
         fine = x
         back = coarse
@@ -80,9 +80,9 @@ def bands(samples: torch.Tensor) -> tuple[Array, ...]:
             if x.shape[axis] > 1:
                 back = back.repeat_interleave(2, axis)
                 fine = fine.narrow(axis, 0, back.shape[axis])
-        found.append(fine - back)
+        lost.append(fine - back)
         x = coarse
-    return tuple(band.flatten(1).numpy() for band in [*found, x])
+    return tuple(band.flatten(1).numpy() for band in [*lost, x])
 
 
 def halved(samples: torch.Tensor) -> torch.Tensor:
@@ -141,13 +141,13 @@ def _outputs(
     labels = None
     if facts.num_labels is not None:
         labels = torch.full((len(samples),), facts.null_label or 0, device=facts.device)
-    found: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
 
     def remember(name: str) -> Callable[[torch.nn.Module, Any, Any], None]:
         def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
             if isinstance(first, torch.Tensor):
-                found.setdefault(name, first)
+                outputs.setdefault(name, first)
                 if stop:
                     raise _Reached
 
@@ -161,7 +161,7 @@ def _outputs(
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return outputs
 
 
 def _middle(target: Target, module: torch.nn.Module, s: float) -> tuple[str, int] | None:

@@ -193,12 +193,12 @@ def _known(alive: list[_Runner], reference: _Runner, narrow: float | None) -> bo
     base = reference.seconds()
     if narrow is None or len(base) < FEWEST_ROUNDS:
         return False
-    found = [
+    ratios = [
         median_ratio(*zip(*((base[r], s) for r, s in one.seconds().items()), strict=True))
         for one in alive
         if one is not reference
     ]
-    return all(max(each.high / each.ratio, each.ratio / each.low) <= 1.0 + narrow for each in found)
+    return all(max(each.high / each.ratio, each.ratio / each.low) <= 1.0 + narrow for each in ratios)
 
 
 def _prepare(runner: _Runner, builder: Builder, case: Any, warmup: int, images: int, clock: Clock) -> None:

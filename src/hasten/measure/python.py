@@ -45,10 +45,10 @@ def functions(call: Callable[[], object]) -> tuple[FunctionRow, ...]:
     """Every function that ``call`` came through, by exclusive seconds."""
     profiler = cProfile.Profile()
     profiler.runcall(call)
-    found: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+    timed: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
     rows = [
         FunctionRow(name, "built in" if file == "~" else f"{short(file)}:{line}", calls, inclusive, exclusive)
-        for (file, line, name), (_, calls, exclusive, inclusive, _) in found.items()
+        for (file, line, name), (_, calls, exclusive, inclusive, _) in timed.items()
     ]
     return tuple(sorted(rows, key=lambda row: -row.exclusive_seconds))
 

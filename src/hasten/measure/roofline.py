@@ -55,10 +55,10 @@ def peaks(device: str = "cpu", fingerprint: str = "") -> Peaks:
     path = cache_folder("peaks") / f"{key}.json"
     try:
         kept = json.loads(path.read_text())
-        found = Peaks(**kept)
+        known = Peaks(**kept)
         whole = set(kept) == {field.name for field in fields(Peaks)}  # an earlier version knew fewer precisions
-        if whole and found.float32_flops_per_second > 0 and found.copy_bytes_per_second > 0:
-            return found
+        if whole and known.float32_flops_per_second > 0 and known.copy_bytes_per_second > 0:
+            return known
     except (OSError, ValueError, TypeError):
         pass  # not there yet, or damaged: it can be made again
     measured = _measure(device)
@@ -103,10 +103,10 @@ def _lower_peak(clock: Clock, product: Product, float32: float) -> float | None:
         tried()
         if not _quick(clock, tried):
             return None
-        found = _matmul_peak(clock, product)
+        peak = _matmul_peak(clock, product)
     except (RuntimeError, AttributeError):  # what torch raises for a kernel that this device or build lacks
         return None
-    return found if found > float32 else None
+    return peak if peak > float32 else None
 
 
 def _quick(clock: Clock, tried: Callable[[], object]) -> bool:

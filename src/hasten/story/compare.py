@@ -10,83 +10,38 @@ Kinds: ``sample`` (whole samples), ``step`` (one evaluation of the network), ``t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hasten import gate, history, result, subject
+from hasten import gate, history, subject
 from hasten.data.array import Data
-from hasten.environment import environment, python_child
+from hasten.environment import environment
 from hasten.errors import BadInput, HastenError
 from hasten.gate import Condition
-from hasten.measure import pair, quality
+from hasten.measure import quality
 from hasten.measure.clock import Clock, Deadline
 from hasten.measure.features import Features, network_features
 from hasten.measure.pair import Comparison
 from hasten.measure.stats import FEWEST_ROUNDS
 from hasten.model.source import Source
-from hasten.model.target import Target
-from hasten.model.workload import Case, Workload, draw
-from hasten.result import NOT_ELSEWHERE, as_rows, speedup
-from hasten.seeds import Purpose, seed_of
+from hasten.result import as_rows, speedup
+from hasten.seeds import Purpose
 from hasten.story.stages import enough
 from hasten.story.stages import reference as references
+from hasten.story.stages.run import Progress
 from hasten.story.stages.saving import side_of
-from hasten.subject import Subject, sample_once
-from hasten.train.step import Epoch, TrainStep
+from hasten.story.stages.sides import TRAINED, Asked, peak_memory, sampling_seconds, timed
+from hasten.subject import Subject
 
 KINDS = ("sample", "step", "train-step", "epoch")
-TRAINED = ("train-step", "epoch")
 REFERENCE_IMAGES, FEWEST_MORE = 256, 8
 # Shares of the time by whose end no further round of a phase begins.
 REFERENCE_END, ROUNDS_END, CURVE_END, PAIRS_END = 0.2, 0.55, 0.7, 0.9
-Progress = Callable[[str, str, float], None]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is compared, and the clock of the run."""
-
-    a: Subject
-    b: Subject
-    kind: str
-    data: Data | None
-    images: int
-    seed: int
-    deadline: Deadline
-    progress: Progress
-    built: dict[str, tuple[Target, float]] = field(default_factory=dict)  # by side; and the seconds that it took
-
-    def target(self, side: str) -> Target:
-        """A's ("baseline") or B's ("candidate"), built when it is first asked for."""
-        if side not in self.built:
-            begun = self.deadline.clock.now()
-            target = (self.a if side == "baseline" else self.b).build()
-            self.built[side] = target, self.deadline.clock.now() - begun
-        return self.built[side][0]
-
-    def over(self, share: float) -> bool:
-        """Whether ``share`` of the time is used."""
-        return self.deadline.left(share) < 0.0
-
-    def say(self, phase: str, detail: str) -> None:
-        """Tell the person, with the time left."""
-        self.progress(phase, detail, max(self.deadline.left(), 0.0))
-
-    def workload(self, cases: int, images: int, purpose: Purpose) -> Workload:
-        """Cases by purpose."""
-        source = self.a.source
-        return draw(source.shape, cases, images, seed_of(purpose, self.seed), source.labels_of(self.data))
-
-    def timed_images(self, images: int) -> int:
-        """How many images one timed call takes at this batch size: an epoch takes all the data, in whole batches."""
-        if self.kind != "epoch" or self.data is None:
-            return images
-        return int((~self.data.held_out).sum()) // images * images
 
 
 def compare(
@@ -146,10 +101,10 @@ def compare(
         at_once = f"{asked.images} image{'s' if asked.images > 1 else ''} at once"
         warnings.append(f"timed {at_once}, not {images}: a longer time allows more")
     peaks = peak_memory(asked, main, warnings)
-    found = speedup(main)
-    few = found["rounds"] < FEWEST_ROUNDS
+    speed = speedup(main)
+    few = speed["rounds"] < FEWEST_ROUNDS
     figures = gate.Figures(
-        speed=(None, None, main.reason) if few else (found["low"], found["high"], main.reason),
+        speed=(None, None, main.reason) if few else (speed["low"], speed["high"], main.reason),
         memory=None if None in peaks else peaks[1] / peaks[0],  # type: ignore[operator]
         quality=None if judged is None else judged.losses,
         drift=None if judged is None else judged.drift_db,
@@ -164,7 +119,7 @@ def compare(
         "a": side(first, main, "baseline", peaks[0], asked),
         "b": side(second, main, "candidate", peaks[1], asked),
         "images_per_case": asked.images,
-        "speedup": found,
+        "speedup": speed,
         "curve": curve,
         "quality": None if judged is None else judged.to_json(),
         "data": None if data is None else data.name,
@@ -234,74 +189,6 @@ def read_reference(asked: Asked, features: Features | None) -> quality.Reference
     return quality.reference(network, torch.cat(made), origin="A's own samples from other noise", features=features)
 
 
-def sampling_seconds(asked: Asked) -> float:
-    """What A and B together take for an image, by an evaluation of each after a first one, which may compile."""
-    total = 0.0
-    (case,) = asked.workload(1, asked.images, Purpose.TIMED).cases
-    for side_ in ("baseline", "candidate"):
-        target = asked.target(side_)
-        target.evaluate(case)
-        begun = asked.deadline.clock.now()
-        target.evaluate(case)
-        total += (asked.deadline.clock.now() - begun) / asked.images * target.table.evaluations
-    return total
-
-
-def timed(asked: Asked, images: int, rounds: int, late: Callable[[], bool]) -> Comparison:
-    """The rounds at one batch size: nine at least, then more until ``rounds`` or until it is late."""
-    done = 0
-
-    def on_round(number: int, of: int) -> None:
-        nonlocal done
-        done = number
-        asked.say("rounds", f"batch {images}: round {number} of {of}")
-
-    return pair.compare(
-        workers(asked, "baseline"),
-        workers(asked, "candidate"),
-        Timed(asked.workload(rounds, images, Purpose.TIMED).cases, asked.timed_images(images)),
-        pair.Rounds(
-            rounds,
-            seed=asked.seed,
-            stop=lambda: done >= min(FEWEST_ROUNDS, rounds) and late(),
-            on_round=on_round,
-            clock=asked.deadline.clock,
-        ),
-    )
-
-
-def workers(asked: Asked, side: str) -> pair.Builder:
-    """What makes the object whose ``sample(case)`` is timed."""
-    if asked.kind == "step":
-        return lambda: OneStep(asked.target(side))
-    if asked.kind not in TRAINED:
-        return lambda: asked.target(side)
-    assert asked.data is not None
-    data, named = asked.data, asked.a if side == "baseline" else asked.b
-    if asked.kind == "train-step":
-        return lambda: TrainStep(named.build(), data)
-    return lambda: Epoch(TrainStep(named.build(), data))
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Cases, and how many images one timed call takes (:class:`hasten.measure.pair.Workload`)."""
-
-    cases: tuple[Case, ...]
-    images_per_case: int
-
-
-@dataclass
-class OneStep:
-    """One evaluation of the network, at the middle of its sampler's times."""
-
-    target: Target
-
-    def sample(self, case: Case) -> torch.Tensor:
-        """The prediction of the clean sample (n, *shape)."""
-        return self.target.evaluate(case).float().cpu()
-
-
 def judge(
     asked: Asked, main: Comparison, reference: quality.Reference, conditions: Sequence[Condition]
 ) -> quality.Quality:
@@ -309,8 +196,7 @@ def judge(
     limits = [condition.value for condition in conditions if condition.figure == "quality"]
     return enough.judge(
         reference,
-        reference.view(torch.cat(main.samples_a)),
-        reference.view(torch.cat(main.samples_b)),
+        (reference.view(torch.cat(main.samples_a)), reference.view(torch.cat(main.samples_b))),
         lambda: (asked.target("baseline"), asked.target("candidate")),
         lambda cases: asked.workload(cases, min(asked.images, FEWEST_MORE), Purpose.PAIRS),
         budget=next(iter(limits), quality.BUDGET),
@@ -348,46 +234,3 @@ def side(named: Subject, comparison: Comparison, name: str, peak: int | None, as
         "warmup_seconds": comparison.warmup_seconds_a if name == "baseline" else comparison.warmup_seconds_b,
         "peak_bytes": peak,
     }
-
-
-ONCE = "import sys; from hasten.story.compare import once; once(*sys.argv[1:])"
-
-
-def peak_memory(asked: Asked, main: Comparison, warnings: list[str]) -> list[int | None]:
-    """Peak bytes of both: of the accelerator's allocator where there is one, else resident, each in its own process."""
-    allocated = [
-        [o.peak_bytes for o in main.observations if o.plan == name and o.peak_bytes is not None]
-        for name in ("baseline", "candidate")
-    ]
-    if all(allocated):
-        return [max(each) for each in allocated]
-    data = "" if asked.data is None else asked.data.name
-    words = [asked.kind, str(asked.images), data, asked.a.source.device]
-    sides = (asked.a, asked.b)
-    if any(not named.named for named in sides):
-        warnings.append(NOT_ELSEWHERE)
-        return [None, None]
-    programs = [python_child("-c", ONCE, named.text, *words) for named in sides]
-    return result.peaks([named.text for named in sides], programs, 600.0, warnings)
-
-
-def once(text: str, kind: str, images: str, data: str, device: str) -> None:
-    """What :func:`peak` runs: the first case, once; of an epoch only its first two steps, which hold as much."""
-    from hasten.data import loader
-
-    if kind == "sample":
-        sample_once(text, images, device)
-        return
-    named = subject.read(text, device=device)
-    shape = named.source.shape
-    found = (
-        loader.by_name(data, (shape[1], shape[2]), channels=shape[0], skip_bad=True)
-        if data and kind in TRAINED
-        else None
-    )
-    deadline = Deadline(Clock(device), 0.0)
-    kind = "train-step" if kind == "epoch" else kind
-    asked = Asked(named, named, kind, found, int(images), 0, deadline, lambda *_: None)
-    worker = workers(asked, "baseline")()
-    for case in asked.workload(2 if kind in TRAINED else 1, int(images), Purpose.TIMED).cases:
-        worker.sample(case)

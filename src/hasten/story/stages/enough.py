@@ -25,8 +25,7 @@ class Sampler(Protocol):
 
 def judge(
     reference: Reference,
-    baseline: View,
-    candidate: View,
+    views: tuple[View, View],
     samplers: Callable[[], tuple[Sampler, Sampler]],
     cases: Callable[[int], Workload],
     *,
@@ -35,13 +34,14 @@ def judge(
     stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> Quality:
-    """The quality by these pairs and by as many more as make a loss of ``wanted`` detectable, time allowing.
+    """The quality by ``views`` of baseline and candidate, and by as many more pairs as make a loss of ``wanted``
+    detectable, time allowing.
 
     ``samplers()`` builds baseline and candidate, only where more pairs are needed; ``cases(n)`` are n fresh cases, the
     first of them always the same; ``stop()`` says when the time is up, which the fewest pairs that quality can be
     measured by don't wait for.
     """
-    fresh = _fresh(cases)
+    fresh, (baseline, candidate) = _fresh(cases), views
     pair: tuple[Sampler, Sampler] | None = None
 
     def more() -> None:

@@ -129,8 +129,7 @@ def _measure(run: Run, finalists: list[Plan], reference: Reference, ways: list[W
         baseline, candidate = (reference.view(torch.cat(s)) for s in (comparison.samples_a, comparison.samples_b))
         judged = enough.judge(
             reference,
-            baseline,
-            candidate,
+            (baseline, candidate),
             builds(plan),
             lambda cases: run.workload(Purpose.MORE, cases, batch),
             budget=run.limits.quality,

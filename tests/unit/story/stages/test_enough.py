@@ -43,10 +43,10 @@ def judge(
     against: Reference, samplers: tuple[Noisy, Noisy], wanted: float, late: bool = False, timed: int = 16
 ) -> Quality:
     case = draw((1, 8, 8), 1, timed, seed=9).cases[0]
-    views = [against.view(Noisy(sampler.scale).sample(case)) for sampler in samplers]
+    first, second = (against.view(Noisy(sampler.scale).sample(case)) for sampler in samplers)
     return enough.judge(
         against,
-        *views,
+        (first, second),
         lambda: samplers,
         lambda cases: draw((1, 8, 8), cases, 16, seed=10),
         budget=0.02,
