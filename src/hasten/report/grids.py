@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hasten.report.terminal import plain
 from hasten.errors import BadInput
+from hasten.report.terminal import plain
 
 UNREADABLE = (
     *(OSError, ValueError, EOFError, TypeError, AttributeError, KeyError, SyntaxError, MemoryError, OverflowError),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from hasten.report.terminal import WIDTH
 from hasten.files import size
 from hasten.history import FOUND, Figure, Reading, Series
+from hasten.report.terminal import WIDTH
 
 BAR = 18
 PAIRED = (

@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from hasten.report.terminal import plain
 from hasten.errors import BadInput
 from hasten.files import why
+from hasten.report.terminal import plain
 
 VERSION = 1
 MOST_LEVELS = 32  # lists and objects in one another

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hasten.report.terminal import WIDTH, bar, clock, plain
 from hasten.files import size
+from hasten.report.terminal import WIDTH, bar, clock, plain
 from hasten.train.log import Shown
 
 if TYPE_CHECKING:  # it imports torch
