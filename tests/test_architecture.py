@@ -19,7 +19,7 @@ LAYERS = (
     ("commands",),
     ("story",),
     ("report",),
-    ("result", "subject", "history"),
+    ("result", "subject", "history", "verification"),
     ("distill",),
     ("train", "artifact", "propose"),
     ("measure", "technique"),

@@ -19,7 +19,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from hasten.artifact import load as load_artifact
-    from hasten.artifact import verify
     from hasten.data.loader import by_name as load_data
     from hasten.model.source import load
     from hasten.model.workload import draw
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from hasten.story.optimize import optimize
     from hasten.story.profile import profile
     from hasten.technique.plan import Plan, build
+    from hasten.verification import verify
 
 _WHERE = {
     "Plan": ("hasten.technique.plan", "Plan"),
@@ -38,7 +38,7 @@ _WHERE = {
     "load_data": ("hasten.data.loader", "by_name"),
     "optimize": ("hasten.story.optimize", "optimize"),
     "profile": ("hasten.story.profile", "profile"),
-    "verify": ("hasten.artifact", "verify"),
+    "verify": ("hasten.verification", "verify"),
 }
 __all__ = ["Plan", "build", "compare", "draw", "load", "load_artifact", "load_data", "optimize", "profile", "verify"]
 

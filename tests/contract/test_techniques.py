@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hasten import artifact
+from hasten import artifact, verification
 from hasten.diffusion import schedule
 from hasten.errors import BadInput, HastenError
 from hasten.model import source as sources
@@ -269,7 +269,7 @@ def test_a_swapped_network_answers_and_its_artifact_carries_it(source: Source, t
     assert sqnr_db(theirs, plans.build(source, plan).sample(case)) > 100.0
     folder = artifact.save(tmp_path / "artifact", source, plan)
     shutil.rmtree(student)
-    assert artifact.verify(folder).problems == ()
+    assert verification.verify(folder).problems == ()
     assert sqnr_db(theirs, artifact.load(folder)[0].sample(case)) > 100.0
 
 
@@ -277,7 +277,7 @@ def test_a_slim_artifact_samples_without_the_models_weights(source: Source, tmp_
     plan = Plan((Runtime(), Weights(8), PROBE))
     whole = artifact.save(tmp_path / "whole", source, plan)
     slim = artifact.save(tmp_path / "slim", source, plan, slim=True)
-    assert artifact.verify(slim).problems == ()
+    assert verification.verify(slim).problems == ()
     case = draw(source.shape, 1, 2, seed=4, labels=source.labels).cases[0]
     assert torch.equal(artifact.load(slim)[0].sample(case), artifact.load(whole)[0].sample(case))
     kept = {path.name for path in slim.rglob("*.safetensors")}

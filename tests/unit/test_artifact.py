@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hasten import artifact
+from hasten import artifact, verification
 from hasten.diffusion.schedule import cosine
 from hasten.errors import BadInput
 from hasten.files import sha256
@@ -74,8 +74,8 @@ def refusal(call: Callable[[], Any]) -> str:
 
 
 def test_whole_is_verified(folder: Path) -> None:
-    found = artifact.verify(folder)
-    assert (found.problems, found.differences, found.agreement_db) == ((), (), artifact.SAME_DB)
+    found = verification.verify(folder)
+    assert (found.problems, found.differences, found.agreement_db) == ((), (), verification.SAME_DB)
 
 
 def spoiled(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def spoiled(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> t
     change(tensors)
     save_file({name: value.contiguous() for name, value in tensors.items()}, folder / REFERENCE)
     rehash(folder)
-    return artifact.verify(folder).problems
+    return verification.verify(folder).problems
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_reference_itself_is_checked(folder: Path, change: Callable[[Any], A
 def test_a_reference_that_is_no_safetensors_file(folder: Path, content: bytes) -> None:
     (folder / REFERENCE).write_bytes(content)
     rehash(folder)
-    assert len(artifact.verify(folder).problems) == 1
+    assert len(verification.verify(folder).problems) == 1
 
 
 def test_noise_of_another_processor_is_taken(folder: Path) -> None:
@@ -138,7 +138,7 @@ def test_outputs_that_are_nan_are_no_agreement(
     monkeypatch.setattr(
         "hasten.model.target.Target.sample", lambda self, case: torch.full_like(case.noise, float("nan"))
     )
-    assert artifact.verify(folder).problems == ("reference outputs hold NaN or Inf",)
+    assert verification.verify(folder).problems == ("reference outputs hold NaN or Inf",)
     made = folder.parent / "nan"
     assert "hold NaN or Inf" in refusal(lambda: artifact.save(made, sources.load(tiny_folder), Plan((QUICK,))))
     assert sorted(path.name for path in folder.parent.iterdir()) == ["a"]
@@ -174,7 +174,7 @@ def test_outputs_that_are_nan_are_no_agreement(
 )
 def test_what_artifact_json_says_is_checked(folder: Path, change: Callable[[Any], Any], words: str) -> None:
     edit(folder, change)
-    assert words in refusal(lambda: artifact.verify(folder))
+    assert words in refusal(lambda: verification.verify(folder))
     assert words in refusal(lambda: artifact.parts(folder))
 
 
@@ -187,12 +187,12 @@ def test_what_artifact_json_says_is_checked(folder: Path, change: Callable[[Any]
 def test_what_is_no_json_is_refused(folder: Path, content: bytes) -> None:
     for name in ("hashes.json", "artifact.json"):
         (folder / name).write_bytes(content)
-        assert name in refusal(lambda: artifact.verify(folder))
+        assert name in refusal(lambda: verification.verify(folder))
 
 
 def test_missing_files_are_named(folder: Path) -> None:
     (folder / "hashes.json").unlink()
-    assert "hashes.json is missing" in refusal(lambda: artifact.verify(folder))
+    assert "hashes.json is missing" in refusal(lambda: verification.verify(folder))
     (folder / "artifact.json").unlink()
     (folder / "artifact.json").mkdir()
     assert "is no artifact" in refusal(lambda: artifact.parts(folder))
@@ -203,18 +203,18 @@ def test_missing_files_are_named(folder: Path) -> None:
 )
 def test_hashes_are_of_files_inside(folder: Path, name: str) -> None:
     edit(folder, lambda hashes: hashes.update({name: "0" * 64}), "hashes.json")
-    assert "no path inside the artifact" in refusal(lambda: artifact.verify(folder))
+    assert "no path inside the artifact" in refusal(lambda: verification.verify(folder))
 
 
 @pytest.mark.parametrize("value", [None, 3, [], {}, "", "0" * 63, "G" * 64, "0" * 64 + "\n"])
 def test_hashes_are_hashes(folder: Path, value: object) -> None:
     edit(folder, lambda hashes: hashes.update({"plan.toml": value}), "hashes.json")
-    assert "'plan.toml'" in refusal(lambda: artifact.verify(folder))
+    assert "'plan.toml'" in refusal(lambda: verification.verify(folder))
 
 
 def test_no_hashes_vouch_for_nothing(folder: Path) -> None:
     (folder / "hashes.json").write_text("{}")
-    assert "plan.toml is not listed in hashes.json" in artifact.verify(folder).problems
+    assert "plan.toml is not listed in hashes.json" in verification.verify(folder).problems
 
 
 def test_links_and_what_is_no_file_are_problems(folder: Path, tmp_path: Path) -> None:
@@ -224,16 +224,16 @@ def test_links_and_what_is_no_file_are_problems(folder: Path, tmp_path: Path) ->
     (folder / "source").symlink_to(tmp_path / "source")
     (folder / "dangling").symlink_to("nowhere")
     os.mkfifo(folder / "pipe\n")
-    problems = artifact.verify(folder).problems
+    problems = verification.verify(folder).problems
     assert {"plan.toml is a link", "source is a link", "dangling is a link", "'pipe\\n' is no file"} <= set(problems)
 
 
 @pytest.mark.parametrize("content", ["", "version = 1\ntechniques = []\n", '[[techniques]]\ntechnique = "layout"\n'])
 def test_another_plan_is_refused(folder: Path, content: str) -> None:
     (folder / "plan.toml").write_text(content)
-    assert "plan.toml was changed" in artifact.verify(folder).problems
+    assert "plan.toml was changed" in verification.verify(folder).problems
     rehash(folder)
-    for call in (artifact.verify, artifact.parts, artifact.load):
+    for call in (verification.verify, artifact.parts, artifact.load):
         assert "plan.toml" in refusal(lambda call=call: call(folder))
     if content:
         assert "plan.toml was changed; " in refusal(lambda: artifact.parts(folder))
@@ -244,15 +244,15 @@ def test_the_device_is_kept_and_can_be_another(folder: Path, tiny_folder: Path) 
     edit(folder, lambda about: about.update(device="meta"))
     assert "no device 'meta'" in refusal(lambda: artifact.load(folder))
     assert artifact.load(folder, device="cpu")[1].device == "cpu"
-    assert artifact.verify(folder, device="cpu").problems == ()
+    assert verification.verify(folder, device="cpu").problems == ()
     assert "no device 'abacus'" in refusal(lambda: artifact.load(folder, sources.load(tiny_folder), "abacus"))
     edit(folder, lambda about: about.pop("device"))  # as artifacts were before
-    assert artifact.verify(folder).problems == ()
+    assert verification.verify(folder).problems == ()
 
 
 def test_this_machine_is_here(folder: Path) -> None:
     edit(folder, lambda about: about["environment"].update(python="2.7.18"))
-    (difference,) = artifact.verify(folder).differences
+    (difference,) = verification.verify(folder).differences
     assert difference.endswith("here, 2.7.18 there")
 
 
@@ -266,14 +266,14 @@ def test_modes_follow_the_umask(tiny_folder: Path, tmp_path: Path, mask: int, mo
     found = {path: path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))}
     assert any(path.parent.name == "prepared" for path in found)
     assert set(found.values()) == modes
-    assert artifact.verify(folder).problems == ()
+    assert verification.verify(folder).problems == ()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_folder_that_can_not_be_read_is_named(folder: Path) -> None:
     (folder / "source").chmod(0)
     try:
-        problems = artifact.verify(folder).problems
+        problems = verification.verify(folder).problems
     finally:
         (folder / "source").chmod(0o755)
     assert "source can't be read (Permission denied)" in problems
@@ -282,8 +282,8 @@ def test_a_folder_that_can_not_be_read_is_named(folder: Path) -> None:
 def test_an_artifact_of_a_module_takes_its_source(tiny_folder: Path, tmp_path: Path) -> None:
     own = replace(sources.load(tiny_folder), folder=None)
     folder = artifact.save(tmp_path / "a", own, Plan((QUICK,)))
-    assert "pass it" in refusal(lambda: artifact.verify(folder))
-    assert artifact.verify(folder, own).problems == ()
+    assert "pass it" in refusal(lambda: verification.verify(folder))
+    assert verification.verify(folder, own).problems == ()
 
 
 class Own(torch.nn.Module):
@@ -317,7 +317,7 @@ def test_an_artifact_of_a_module_keeps_its_weights(tmp_path: Path, techniques: t
     target, loaded, _ = artifact.load(folder, fresh)
     assert torch.equal(target.sample(case), wanted)
     assert (loaded.weight_hash, loaded.guidance, loaded.steps) == (source.weight_hash, 2.0, 5)
-    assert artifact.verify(folder, fresh).problems == ()
+    assert verification.verify(folder, fresh).problems == ()
     how = (
         "hasten.load_artifact(FOLDER, hasten.load(Own(...), schedule=..., prediction='v_prediction', shape=(1, 8, 8), "
     )
@@ -339,12 +339,12 @@ def test_changed_weights_of_a_module_are_found(tmp_path: Path) -> None:
     folder = artifact.save(tmp_path / "a", own(), Plan((QUICK,)))
     kept = load_file(folder / "weights.safetensors")
     save_file(kept | {"last.bias": kept["last.bias"] + 1e-6}, folder / "weights.safetensors")
-    assert artifact.verify(folder, own()).problems == ("weights.safetensors was changed",)
+    assert verification.verify(folder, own()).problems == ("weights.safetensors was changed",)
     rehash(folder)
-    assert "weights.safetensors was changed" in refusal(lambda: artifact.verify(folder, own()))
+    assert "weights.safetensors was changed" in refusal(lambda: verification.verify(folder, own()))
     (folder / "weights.safetensors").unlink()
     rehash(folder)
-    assert "was made from other weights" in refusal(lambda: artifact.verify(folder, own()))
+    assert "was made from other weights" in refusal(lambda: verification.verify(folder, own()))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -360,5 +360,5 @@ def test_a_slim_artifact_of_a_module_has_no_weights(tmp_path: Path) -> None:
     source = own()
     folder = artifact.save(tmp_path / "a", source, Plan((Runtime(), QUICK)), slim=True)
     assert not (folder / "weights.safetensors").exists()
-    assert artifact.verify(folder, source).problems == ()
+    assert verification.verify(folder, source).problems == ()
     assert "was made from other weights" in refusal(lambda: artifact.load(folder, own()))

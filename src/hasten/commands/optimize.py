@@ -129,9 +129,9 @@ def verify(artifact: Path, device: str | None, as_json: bool) -> None:
 
     if not exists(artifact / "artifact.json"):
         raise BadInput(f"{artifact} is no artifact; pass a folder that hasten optimize or hasten apply wrote")
-    from hasten import artifact as artifacts
+    from hasten import verification
 
-    found = artifacts.verify(artifact, device=device)
+    found = verification.verify(artifact, device=device)
     lines = result_text.verification(found.differences, found.agreement_db, found.files)
     click.echo(json.dumps(asdict(found)) if as_json else lines)
     if found.problems:
