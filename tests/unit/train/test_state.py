@@ -154,7 +154,7 @@ def test_another_recipe_s_fields_are_named(tmp_path) -> None:
         state.read(tmp_path, "g", other)
     assert str(caught.value) == (
         f"{tmp_path}/checkpoint-0000000.safetensors was made by another recipe (model.prediction was 'epsilon' and is "
-        "'sample', train.steps was 6 and is 8); use that recipe, or --out with a new folder"
+        "'sample', train.steps was 6 and is 8); use that recipe, or begin in a new folder"
     )
     with pytest.raises(BadInput, match="was made from other data"):
         state.read(tmp_path, "g", RECIPE)
