@@ -131,7 +131,7 @@ EXITS = (
 
 
 def _help(name: str, command: click.Command) -> str:
-    parent = click.Context(cli, info_name="hasten")
+    parent = click.Context(cli, info_name="hasten", **cli.context_settings)
     context = click.Context(command, info_name=name, parent=parent) if name else parent
     context.terminal_width = context.max_content_width = WIDTH
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())

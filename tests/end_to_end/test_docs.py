@@ -38,7 +38,7 @@ NOT_RUN = 3  # blocks of all pages that say that they aren't; no more without a 
 PARSED = {"demo", "optimize", "distill", "compare"}
 PARSED_OPTIONS = {"--plan", "--sparsity"}
 SHELL = {"python -m venv .venv", ". .venv/bin/activate", "mkdocs build --strict"}
-SMALLER = {"size=32": "size=8", "rounds=9, images=4, seconds=60": "rounds=2, images=1, seconds=1"}
+SMALLER = {"size=32": "size=8", "rounds=9, images=4, seconds=60": 'rounds=2, kind="step"'}
 RECIPE = """\
 data = { name = "folder", path = "my_pictures", size = 8 }
 model = { block_out_channels = [8, 16], attention_levels = [1], attention_head_dim = 8 }
@@ -143,11 +143,21 @@ def command(line: str) -> None:
             context = cli.commands[name].make_context(name, list(arguments))
             if name not in PARSED and not PARSED_OPTIONS & set(arguments):
                 assert run(name, *arguments) == 0, line
+                if name == "train":
+                    run_holds_what_is_told(Path(str(context.params["out"])))
             elif name == "optimize" and not context.params["resume"]:
                 source = hasten.load(context.params["source"])
                 stand_in(source, out=context.params["out"])
         case _:
             raise AssertionError(f"{line!r}: not known to this test")
+
+
+def run_holds_what_is_told(out: Path) -> None:
+    """docs/train.md's table of what a run's folder holds, but for what the recipe must ask for."""
+    part = (ROOT / "docs" / "train.md").read_text().partition("## What a run's folder holds")[2].partition("## ")[0]
+    rows = re.findall(r"^\| `(.+?)/?` \| (.+) \|$", part, re.MULTILINE)
+    assert len(rows) > 5
+    assert all(list(out.glob(name)) for name, told in rows if ", with `" not in told)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
