@@ -140,7 +140,8 @@ def command(line: str) -> None:
         case ["hasten", "--help"]:
             assert run("--help") == 0
         case ["hasten", name, *arguments]:
-            context = cli.commands[name].make_context(name, list(arguments))
+            whole = click.Context(cli, info_name="hasten", **cli.context_settings)
+            context = cli.commands[name].make_context(name, list(arguments), parent=whole)
             if name not in PARSED and not PARSED_OPTIONS & set(arguments):
                 assert run(name, *arguments) == 0, line
                 if name == "train":
