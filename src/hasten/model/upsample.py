@@ -8,8 +8,12 @@ rounding.  (Sub-pixel convolution: Shi et al. 2016, arXiv:1609.05158 and arXiv:1
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers.models.upsampling import Upsample2D
+
+if TYPE_CHECKING:
+    from diffusers.models.upsampling import Upsample2D
 
 
 class FusedUpsample(torch.nn.Module):
@@ -43,6 +47,8 @@ def folded(weight: torch.Tensor) -> torch.Tensor:
 
 def upsamplers(module: torch.nn.Module) -> dict[str, Upsample2D]:
     """What can be fused in ``module``, by dotted name."""
+    from diffusers.models.upsampling import Upsample2D  # here: importing diffusers takes two seconds
+
     return {name: part for name, part in module.named_modules() if isinstance(part, Upsample2D) and _plain(part)}
 
 

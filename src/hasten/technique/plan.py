@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hasten import __version__
 from hasten.environment import environment, fingerprint
 from hasten.errors import BadInput, HastenError, did_you_mean, shown
 from hasten.files import small_text, toml, write_text
-from hasten.model.source import Source
 from hasten.model.target import TORCH_PROPERTIES, Facts, Target
 from hasten.runtime import openvino
 from hasten.technique.answers import INPUTS, check, own_answers
@@ -31,6 +30,9 @@ from hasten.technique.sampler import Sampler
 from hasten.technique.swap import Swap
 from hasten.technique.upsampling import Upsampling
 from hasten.technique.weights import Weights
+
+if TYPE_CHECKING:
+    from hasten.model.source import Source  # not to import diffusers for a list of techniques
 
 TECHNIQUES: tuple[type[Technique], ...] = (
     Swap, Upsampling, Layout, Precision, Int8Linear, Runtime, Quantize, Weights, Compile, Sampler,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from hasten.errors import BadInput
-from hasten.model import source as sources
 from hasten.model.target import Facts, Target
 from hasten.technique.contract import Effects, Fidelity, Prepared, Stage
 
@@ -37,6 +36,8 @@ class Swap:
 
     def __post_init__(self) -> None:
         if not self.weights:
+            from hasten.model import source as sources
+
             object.__setattr__(self, "weights", sources.load(self.folder).weight_hash)
 
     @property
@@ -60,6 +61,8 @@ class Swap:
 
     def apply_(self, target: Target, prepared: Prepared) -> None:
         """Take the folder's network; raises BadInput when it is asked, or answers, otherwise."""
+
+        from hasten.model import source as sources
 
         def make(to: Path) -> None:
             whole = sources.load(self.folder)
