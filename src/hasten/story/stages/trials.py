@@ -28,8 +28,7 @@ SEARCH_IMAGES, FEWEST_IMAGES, SEARCH_BATCH = 64, 32, 8  # images that a plan is 
 BASELINE_END = 0.32  # the share of the time by whose end the baseline has made them
 SEARCH_END = 0.46  # by whose end no further trial begins
 SEARCH_END_AT_LAST = 0.55  # the same while no plan holds the budget
-FINALISTS = 3
-SAFER = 0.25  # of the budget: how much less the next finalist loses
+SURER = (1.25, 1.6)  # times the best plan's evaluations: the finalists that are believed after it
 FRONT = "front"  # the folder of its plans
 
 
@@ -136,10 +135,10 @@ class Searched:
     budget: float
 
     def finalists(self) -> list[Plan]:
-        """The finalists in the order in which they will be believed: the best within budget, then costlier ones that
-        are safer by what they lose.
+        """The finalists in the order in which they will be believed: the best within budget, its sampler with more
+        evaluations, and with more still on the way that hardly changes the samples.
 
-        Where the search cases, which are few, show none within it, the two that lose least: fresh cases decide.  Raises
+        The best of many on few cases lost by luck less than it does, so those after it need not have been judged.  Where the search cases, which are few, show none within it, the two that lose least: fresh cases decide.  Raises
         HastenError when no plan could be judged.
         """
         held = factorised.best(self.space, self.trials, self.budget)
@@ -148,12 +147,13 @@ class Searched:
             if not judged:
                 raise HastenError("no plan could be judged: all failed, or the time was too short; give it more")
             return [as_plan(trial.point, self.ways) for trial in judged[:2]]
-        chosen, safest = [held[0]], held[0].measured["worst"]
-        for trial in held[1:]:
-            if len(chosen) < FINALISTS and trial.measured["worst"] < safest - SAFER * self.budget:
-                chosen.append(trial)
-                safest = trial.measured["worst"]
-        return [as_plan(trial.point, self.ways) for trial in chosen]
+        best = held[0].point
+        chosen = [as_plan(best, self.ways)]
+        for times, way in zip(SURER, (best["way"], closest(list(self.ways.values())).hash), strict=True):
+            more = next((n for n in self.space.steps if n >= times * best["steps"]), None)
+            if more is not None:
+                chosen.append(as_plan({**best, "way": way, "steps": more}, self.ways))
+        return chosen
 
     def cut_off(self) -> list[str]:
         """What the time ended the search before, where that might be cheaper than the best one found."""
@@ -161,10 +161,11 @@ class Searched:
         held = factorised.best(self.space, self.trials, self.budget)
         if upcoming is None:
             return []
-        if held and self._cost(upcoming) >= self._cost(held[0].point):
+        steps = upcoming["steps"]
+        judging = upcoming["images"] == ALL  # what is ranked, is on a way of its own
+        if held and (self._cost(upcoming) >= self._cost(held[0].point) if judging else steps >= held[0].point["steps"]):
             return []
-        label = ", ".join(as_plan(upcoming, self.ways).label)
-        return [f"the time ended the search before {label}: a longer time tries that, and what follows from it"]
+        return [f"the time ended the search before plans of {steps} steps were judged: a longer time tries them"]
 
     def _cost(self, point: Point) -> tuple[float, float]:
         return self.space.cost(point["way"], point["steps"])
