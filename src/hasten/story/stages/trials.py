@@ -138,8 +138,9 @@ class Searched:
         """The finalists in the order in which they will be believed: the best within budget, its sampler with more
         evaluations, and with more still on the way that hardly changes the samples.
 
-        The best of many on few cases lost by luck less than it does, so those after it need not have been judged.  Where the search cases, which are few, show none within it, the two that lose least: fresh cases decide.  Raises
-        HastenError when no plan could be judged.
+        The best of many on few cases is partly so by luck, so those after it need not have been judged.  Where the
+        search cases show none within budget, the two that lose least: fresh cases decide.  Raises HastenError when no
+        plan could be judged.
         """
         held = factorised.best(self.space, self.trials, self.budget)
         if not held:
