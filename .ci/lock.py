@@ -16,6 +16,8 @@ import urllib.request
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from pip._internal.models.index import PyPI
+
 OUTSIDE = {"torch", "hasten", "pip", "setuptools"}  # setuptools comes with torch, whose bounds it has to meet
 BUILDS = ["hatchling", "editables"]  # what installs hasten itself
 APART, EXTRA = (
@@ -25,7 +27,7 @@ APART, EXTRA = (
 
 
 def main() -> None:
-    index = pip_says("global.index-url") or "https://pypi.org/simple"
+    index = pip_says("global.index-url") or PyPI.simple_url
     lines = ["# Versions that hasten is tested with, and hashes; written by .ci/lock.py, installed by make."]
     for name, version in sorted(closure(["hasten", *BUILDS]).items()):
         if name not in OUTSIDE:

@@ -85,7 +85,8 @@ def ways(
     if small:
         fast = tuple(each for each in runtimes if each.precision == "float32" and each.streams == 1)
         rounded = Weights.choices(facts)
-        wanted += [*itertools.product(fast, rounded), *itertools.product(fast, quantizers, rounded)]
+        # first, as the time may not be enough to prepare all
+        wanted[:0] = [*itertools.product(fast, rounded), *itertools.product(fast, quantizers, rounded)]
     wanted += [(student, *techniques) for student in students for techniques in [(), *wanted]]
     proposals: list[Proposal] = []
     refusals: dict[str, Refusal] = {}

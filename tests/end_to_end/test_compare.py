@@ -102,7 +102,7 @@ def test_features_of_ones_own(
     ("arguments", "words"),
     [
         (["{tiny}", "{other}"], "compare like with like"),
-        (["{tiny}", "{tiny}", "--kind", "train-step"], "with --data"),
+        (["{tiny}", "{tiny}", "--kind", "train-step"], "give data to train on"),
         (["{tiny}", "{tiny}+nowhere.toml"], "nowhere.toml"),
         (["{tiny}", "nowhere"], "nowhere"),
         (["{tiny}", "{tiny}", "--gate", "sped>=2"], "did you mean 'speed'"),

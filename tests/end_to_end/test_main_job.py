@@ -145,7 +145,7 @@ def test_a_goal_of_size_ends_in_a_slim_artifact_and_a_front(
 ) -> None:
     out = tmp_path / "small"
     budgets = ["--budget", "quality=60%", "--budget", "size=2MB", "--budget", "memory=4GB"]
-    assert hasten("optimize", tiny_folder, "--data", "digits", *budgets, "--goal", "size", "--time", "20s",
+    assert hasten("optimize", tiny_folder, "--data", "digits", *budgets, "--goal", "size", "--time", "40s",
                   "--batch", "4", "--out", out) == 0  # fmt: skip
     result = result_of(out)
     assert result["search"]["goal"] == "size"

@@ -33,7 +33,7 @@ def other(tmp_path):
 def test_a_held_folder_is_refused_with_its_holder(other) -> None:
     process, folder = other
     with (
-        pytest.raises(BadInput, match=rf"run is in use by process {process.pid} on .+; wait for it or use another"),
+        pytest.raises(BadInput, match=rf"run is in use by process {process.pid} on .+; wait for it or choose another"),
         guard.holding(folder),
     ):
         pass
@@ -192,7 +192,7 @@ def make(out, content="mine", mark=None) -> None:
 
 def test_two_can_t_make_one_folder(maker) -> None:
     process, out = maker
-    with pytest.raises(BadInput, match=rf"out is in use by process {process.pid} on .+; wait for it or use another"):
+    with pytest.raises(BadInput, match=rf"out is in use by process {process.pid} on .+; wait for it or choose another"):
         make(out)
     assert not out.exists()
     process.communicate("")  # it ends
