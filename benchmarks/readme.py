@@ -31,6 +31,7 @@ DEMO = ROOT / "runs" / "demo"
 IMAGES = ROOT / "docs" / "images"
 ROWS, COLUMNS, SCALE = 3, 8, 2  # of the pictures: samples, and screen pixels to a pixel
 SHORT = 6  # lines of the demo that README shows
+SHOWN = 12  # packages that the table of what is installed names
 
 
 def filled(text: str, name: str, block: str, where: str = "README.md") -> str:
@@ -218,12 +219,25 @@ def linear() -> str:
     return "\n".join([*lines, "", measured_on(found)])
 
 
+def install() -> str:
+    """Packages by what they take on disk, the largest first."""
+    found = result("install")
+    rows = sorted(found["rows"], key=lambda row: -row["bytes"])
+    lines = ["| package | on disk | to install |", "| --- | --- | --- |"]
+    lines += [f"| {row['name']} | {size(row['bytes'])} | {row['seconds']:.1f} s |" for row in rows[:SHOWN]]
+    rest = rows[SHOWN:]
+    for name, part in ((f"{len(rest)} others", rest), (f"all {len(rows)}", rows)):
+        lines.append(f"| {name} | {size(sum(r['bytes'] for r in part))} | {sum(r['seconds'] for r in part):.0f} s |")
+    return "\n".join([*lines, "", measured_on(found)])
+
+
 # What stands between which markers of which file.
 BLOCKS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("README.md", "pictures", before_and_after),
     ("README.md", "demo", demo_short),
     ("README.md", "processors", processors),
     ("docs/getting-started.md", "demo", demo_whole),
+    ("docs/getting-started.md", "install", install),
     ("docs/figures.md", "processors", processors),
     ("docs/figures.md", "bench", bench),
     ("docs/figures.md", "train", train),
