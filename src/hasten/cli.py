@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the errors that hasten raises become one line and an exit status."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     # remarks on parts that are not used here, and on folders of a person without a home
-    for name in ("torchao", "diffusers.quantizers", "torch.utils._pytree"):
+    for name in ("torchao", "diffusers.quantizers", "torch.utils._pytree", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.ERROR)
     given = sys.argv[1:] if arguments is None else arguments
     command = next((f"hasten {word}" for word in given if word in cli.commands), "hasten")
