@@ -17,17 +17,22 @@ from hasten.errors import BadInput
 HOLD = "import sys, pathlib\nfrom hasten.guard import holding\nwith holding(pathlib.Path(sys.argv[1])):\n"
 
 
+def at_it(code, folder):
+    """A process that runs ``code`` and then waits within its last block, and the folder."""
+    waits = "    print('at it', flush=True)\n    sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code + waits, folder], stdin=-1, stdout=-1, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at it\n"
+    yield process, folder
+    process.kill()
+    process.communicate()
+
+
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the folder, and the folder."""
     folder = tmp_path / "run"
-    code = HOLD + "    print('held', flush=True)\n    sys.stdin.read()"
-    process = subprocess.Popen([sys.executable, "-c", code, folder], stdin=-1, stdout=-1, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process, folder
-    process.kill()
-    process.communicate()
+    yield from at_it(HOLD, folder)
 
 
 def test_a_held_folder_is_refused_with_its_holder(other) -> None:
@@ -176,13 +181,7 @@ MAKE = "import sys, pathlib\nfrom hasten.guard import making\nwith making(pathli
 def maker(tmp_path):
     """Another process that is making a folder, and the folder."""
     out = tmp_path / "out"
-    code = MAKE + "    (folder / 'half').touch()\n    print('at it', flush=True)\n    sys.stdin.read()"
-    process = subprocess.Popen([sys.executable, "-c", code, out], stdin=-1, stdout=-1, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "at it\n"
-    yield process, out
-    process.kill()
-    process.communicate()
+    yield from at_it(MAKE + "    (folder / 'half').touch()\n", out)
 
 
 def make(out, content="mine", mark=None) -> None:

@@ -91,6 +91,12 @@ class Table:
         """The same of those clipped."""
         return [] if self.clipped is None else _used(self.clipped, row)
 
+    @property
+    def fullest(self) -> int:
+        """How many evaluations it takes until as many predictions are kept as ever will be."""
+        kept = [len(self.needed(row)) + len(self.needed_clipped(row)) for row in range(self.evaluations + 1)]
+        return kept.index(max(kept))
+
     def first(self, evaluations: int) -> Table:
         """Its first ``evaluations``, all where it has fewer: what the next one would be asked about is the result."""
         n = min(evaluations, self.evaluations)

@@ -39,7 +39,7 @@ from hasten.story.stages.sides import TRAINED, Asked, peak_memory, sampling_seco
 from hasten.subject import Subject
 
 KINDS = ("sample", "step", "train-step", "epoch")
-REFERENCE_IMAGES, FEWEST_MORE = 256, 8
+REFERENCE_IMAGES = 256
 # Shares of the time by whose end no further round of a phase begins.
 REFERENCE_END, ROUNDS_END, CURVE_END, PAIRS_END = 0.2, 0.55, 0.7, 0.9
 
@@ -198,7 +198,7 @@ def judge(
         reference,
         (reference.view(torch.cat(main.samples_a)), reference.view(torch.cat(main.samples_b))),
         lambda: (asked.target("baseline"), asked.target("candidate")),
-        lambda cases: asked.workload(cases, min(asked.images, FEWEST_MORE), Purpose.PAIRS),
+        lambda cases: asked.workload(cases, asked.images, Purpose.PAIRS),
         budget=next(iter(limits), quality.BUDGET),
         wanted=min([quality.DETECTABLE, *(limit for limit in limits if limit > 0)]),
         stop=lambda: asked.over(PAIRS_END),

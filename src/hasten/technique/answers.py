@@ -18,7 +18,7 @@ from hasten.seeds import Purpose, seed_of
 LEVELS = (0.02, 0.25, 0.5, 0.75, 0.98)  # inner times: 0 clean, 1 noise
 INPUTS = 2  # at each level
 SAME_DB, MOST_DB = 60.0, 150.0  # float32 graphs agree to 100 dB and more
-COARSE_DB = 10.0  # weights in 4 bits agree to 16 dB and more, a branch that is followed the wrong way to 0 or less
+COARSE_DB = 10.0  # weights in 4 bits agree to 12 dB and more, a branch that is followed the wrong way to 0 or less
 ALIKE_DB = 40.0  # of a network in 16 bits on another processor
 
 

@@ -116,3 +116,18 @@ def test_rows_reject_what_no_table_can_hold() -> None:
 def test_times_must_fall(t: list[float]) -> None:
     with pytest.raises(BadInput, match="times must fall strictly"):
         solvers.ddim(COSINE, np.array(t))
+
+
+def test_the_first_evaluations_of_a_table_are_those_of_the_whole() -> None:
+    whole, noise, asked = made("dpmpp_3m", 12), np.random.default_rng(0).standard_normal((2, 3)), []
+
+    def denoise(x: Any, t: float) -> Any:
+        asked.append(x)
+        return 0.5 * x
+
+    table.run(whole, denoise, noise)
+    assert np.array_equal(table.run(whole.first(5), lambda x, t: 0.5 * x, noise), asked[5])
+    assert whole.first(50).evaluations == 12
+    kept = [len(whole.needed(row)) for row in range(13)]
+    assert kept[whole.fullest] == max(kept)
+    assert whole.fullest < 10

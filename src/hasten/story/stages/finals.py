@@ -120,7 +120,8 @@ def _measure(run: Run, finalists: list[Plan], reference: Reference, ways: list[W
     def builds(plan: Plan) -> Callable[[], tuple[Target, Target]]:
         return lambda: (faithful(run, ways), run.build(plan))
 
-    pair_seconds = faithful_seconds(ways) * run.source.table.evaluations + costs / (1 + len(finalists))
+    dearest = max(seconds_per_image(run, plan, ways) for plan in finalists)
+    pair_seconds = faithful_seconds(ways) * run.source.table.evaluations + dearest
     batch = max(run.images_that_fit(pair_seconds, 3, max(end, MORE_END), UNTIMED_BATCH), FEWEST_MORE)
     for plan, comparison in zip(finalists, comparisons.values(), strict=True):
         if not comparison.samples_a:
